@@ -1,0 +1,47 @@
+"""How is it remembered, row by row? One file per aggregate; `metadata` is what migrations compare with."""
+
+from __future__ import annotations
+
+from berth.db.tables.audit import audit, installation
+from berth.db.tables.content import (
+    blobs,
+    closure,
+    manifests,
+    repositories,
+    repository_blobs,
+    repository_manifests,
+    tags,
+    uploads,
+)
+from berth.db.tables.evidence import evidence, signatures
+from berth.db.tables.metadata import metadata
+from berth.db.tables.principals import principals, tokens
+from berth.db.tables.projects import memberships, projects, trusted_keys
+from berth.db.tables.verdicts import verdicts
+from berth.db.tables.versions import alias_moves, aliases, approvals, versions
+
+__all__ = [
+    "alias_moves",
+    "aliases",
+    "approvals",
+    "audit",
+    "blobs",
+    "closure",
+    "evidence",
+    "installation",
+    "manifests",
+    "memberships",
+    "metadata",
+    "principals",
+    "projects",
+    "repositories",
+    "repository_blobs",
+    "repository_manifests",
+    "signatures",
+    "tags",
+    "tokens",
+    "trusted_keys",
+    "uploads",
+    "verdicts",
+    "versions",
+]

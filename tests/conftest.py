@@ -1,0 +1,57 @@
+"""Fixtures that every test may use: `postgres`, `databases`, `database_url`, `database`, `berth`, `berth_factory`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from berth.db.embedded import EmbeddedPostgres
+from berth.db.engine import Database
+from tests.support.postgres import FAST, Databases
+from tests.support.processes import BerthFactory, BerthProcess, factory
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A running PostgreSQL server; one per test process."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), options=FAST)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres) -> Databases:
+    """Makes databases on that server."""
+    return Databases(postgres)
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """URL, with the service's role, of a fresh migrated database."""
+    name = databases.create()
+    yield databases.service_url(name)
+    databases.drop(name)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A `Database` on a fresh migrated database."""
+    opened = Database(database_url, pool_size=5)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(scope="module")
+def berth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BerthProcess]:
+    """A running `berth up`; one per test module."""
+    with factory(tmp_path_factory.mktemp("berth")) as make:
+        yield make().start()
+
+
+@pytest.fixture
+def berth_factory(tmp_path: Path) -> Iterator[BerthFactory]:
+    """Makes `berth up` processes with settings and data folders of their own."""
+    with factory(tmp_path) as make:
+        yield make
