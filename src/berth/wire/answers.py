@@ -1,0 +1,136 @@
+"""What does a registry's error answer mean to us? (distribution-spec "Error Codes"; registries §1.)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from berth.errors import (
+    BerthError,
+    BlobUnknown,
+    BlobUnknownToManifest,
+    Conflict,
+    Denied,
+    DigestInvalid,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    NotFound,
+    RangeInvalid,
+    RemoteAuthError,
+    RemoteError,
+    SizeInvalid,
+    StorageFull,
+    TooLarge,
+    TooManyRequests,
+    Unavailable,
+    Unsupported,
+    UploadUnknown,
+    VersionTaken,
+)
+from berth.oci import wire_errors
+from berth.wire.retry import retry_after
+
+_BODY_LIMIT = 64 * 1024
+
+_BY_CODE: Mapping[str, type[BerthError]] = {
+    "BLOB_UNKNOWN": BlobUnknown,
+    "BLOB_UPLOAD_UNKNOWN": UploadUnknown,
+    "DIGEST_INVALID": DigestInvalid,
+    "MANIFEST_BLOB_UNKNOWN": BlobUnknownToManifest,
+    "MANIFEST_INVALID": ManifestInvalid,
+    "MANIFEST_UNKNOWN": ManifestUnknown,
+    "NAME_INVALID": NameInvalid,
+    "NAME_UNKNOWN": NameUnknown,
+    "SIZE_INVALID": SizeInvalid,
+    "RANGE_INVALID": RangeInvalid,
+    "TAG_IMMUTABLE": VersionTaken,
+    "TOOMANYREQUESTS": TooManyRequests,
+}
+_BY_STATUS: Mapping[int, type[BerthError]] = {
+    401: RemoteAuthError,
+    403: RemoteAuthError,
+    404: NotFound,
+    405: Unsupported,
+    409: Conflict,
+    412: Conflict,
+    413: TooLarge,
+    416: RangeInvalid,
+    429: TooManyRequests,
+    503: Unavailable,
+    507: StorageFull,
+}
+
+
+async def error_of(response: httpx.Response) -> BerthError:
+    """Reads (a bounded part of) an unexpected answer and returns the error to raise for it."""
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) >= _BODY_LIMIT:
+                break
+    except (httpx.TransportError, httpx.DecodingError):
+        pass  # the status alone must do
+    return classify(response, bytes(body[:_BODY_LIMIT]))
+
+
+def classify(response: httpx.Response, body: bytes) -> BerthError:
+    """The error that a status and an OCI error body stand for; any body is allowed."""
+    status = response.status_code
+    errors = wire_errors.parse(body)
+    first = errors[0] if errors else None
+    where = f"{response.request.method} {_safe(response.request.url)}"
+    said = f": {first.message}" if first and first.message else ""
+    message = f"{response.request.url.host} answered {status}{' ' + first.code if first else ''} to {where}{said}"
+    detail: dict[str, Any] = {"status": status, "codes": [e.code for e in errors]}
+    wait = retry_after(response.headers.get("retry-after"))
+    if wait is not None:
+        detail["retry_after"] = wait
+    if status == 403 and first is not None and isinstance(first.detail, dict):
+        reasons = first.detail.get("reasons")
+        if isinstance(reasons, list) and reasons:
+            return _denied(first.message, [r for r in reasons if isinstance(r, dict)], first.detail)
+    kind = _BY_STATUS.get(status)
+    if first is not None and 400 <= status < 500 and status not in (401, 403, 413):
+        kind = _BY_CODE.get(first.code, kind)
+    if kind is RemoteAuthError:
+        hint = "Check the credentials and what they may do there." if status == 403 else "Log in, or check the token."
+        return RemoteAuthError(message, hint=hint, detail=detail)
+    if kind is None:
+        kind = RemoteError
+    return kind(message, detail=detail)
+
+
+def _denied(message: str, reasons: list[dict[str, Any]], detail: Mapping[str, Any]) -> Denied:
+    # Berth repeats the reasons in the message, for clients that show nothing else.
+    start = message.find(f"[{reasons[0].get('code')}]") if reasons else -1
+    text = message[:start] if start > 0 else message
+    hint, digest = detail.get("hint"), detail.get("digest")
+    if isinstance(hint, str):
+        text = text.replace(hint, "")
+    return Denied(
+        text.strip() or "The version is not admitted.",
+        reasons=reasons,
+        hint=hint if isinstance(hint, str) else None,
+        digest=digest if isinstance(digest, str) else None,
+    )
+
+
+def transport_failure(error: httpx.TransportError, url: httpx.URL) -> BerthError:
+    """What to raise when nobody answered, or stopped half-way, for the last time."""
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return RemoteError(f"{_safe(url)} is not an address we can use: {error}.")
+    return Unavailable(
+        f"No usable answer from {url.host}: {error or type(error).__name__}.",
+        hint="Is it running and reachable from here?",
+        detail={"url": _safe(url)},
+    )
+
+
+def _safe(url: httpx.URL) -> str:
+    """A URL without user, query and fragment, which may hold secrets."""
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None))

@@ -1,0 +1,75 @@
+"""Which tags does a repository have? Page after page (distribution-spec end-8)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+import httpx
+
+from berth.errors import RemoteError
+from berth.wire.blobs import pull_scope
+from berth.wire.client import RegistryClient
+
+PAGE = 1000
+_PAGE_LIMIT = 32 * 1024 * 1024
+_MAX_PAGES = 10_000
+_LINK = re.compile(r'<([^>]*)>\s*;[^,]*\brel\s*=\s*"?next"?', re.IGNORECASE)
+
+
+async def ls(client: RegistryClient, repository: str, *, page: int = PAGE) -> AsyncIterator[str]:
+    """Every tag, in the registry's order; none of them twice. Raises NameUnknown for a missing repository."""
+    seen: set[str] = set()
+    url: httpx.URL | None = client.url(repository, "tags", "list", query=f"n={page}")
+    for _ in range(_MAX_PAGES):
+        if url is None:
+            return
+        async with client.exchange("GET", url, expect=(200,), scopes=pull_scope(repository)) as response:
+            tags = _tags(await bounded_body(response, _PAGE_LIMIT))
+            following = next_link(client, response)
+        fresh = [tag for tag in dict.fromkeys(tags) if tag not in seen]
+        seen.update(fresh)
+        for tag in fresh:
+            yield tag
+        if following is None and fresh and len(tags) >= page:
+            # A full page without a link: some registries only understand `last`.
+            following = client.url(repository, "tags", "list", query=f"n={page}&last={quote(tags[-1], safe='')}")
+        url = following if fresh else None
+
+
+def next_link(client: RegistryClient, response: httpx.Response) -> httpx.URL | None:
+    """Where a `Link: <…>; rel="next"` header points; only the registry's own origin is accepted."""
+    for value in response.headers.get_list("link"):
+        match = _LINK.search(value)
+        if match:
+            url = client.resolve(response.request.url, match.group(1))
+            if not client.is_own(url):
+                raise RemoteError(f"{client.host} continues a list on another host, {url.host}.")
+            return url
+    return None
+
+
+async def bounded_body(response: httpx.Response, limit: int) -> bytes:
+    """The whole body; raises RemoteError when it is longer than `limit` bytes or breaks off."""
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > limit:
+                raise RemoteError(f"{response.request.url.host} sends a list of more than {limit} bytes.")
+    except httpx.TransportError as error:
+        raise RemoteError(f"{response.request.url.host} broke off its answer: {error}.") from error
+    return bytes(body)
+
+
+def _tags(body: bytes) -> list[str]:
+    try:
+        answer = json.loads(body)
+        tags = answer.get("tags") or []
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise ValueError("tags is not a list of strings")
+    except (ValueError, AttributeError) as error:
+        raise RemoteError(f"The registry's list of tags is unreadable: {error}.") from error
+    return tags
