@@ -1,0 +1,34 @@
+"""How do several programs share one folder? An exclusive lock on a file, given back at the end of a `with` block."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+
+    @contextmanager
+    def locked(path: Path) -> Iterator[None]:
+        """Holds the lock of the file `path`, waiting for it; the file stays."""
+        with path.open("ab") as handle:
+            msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK, 1)
+            try:
+                yield
+            finally:
+                msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    @contextmanager
+    def locked(path: Path) -> Iterator[None]:
+        """Holds the lock of the file `path`, waiting for it; the file stays."""
+        with path.open("ab") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(handle, fcntl.LOCK_UN)
