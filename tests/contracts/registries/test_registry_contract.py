@@ -1,0 +1,213 @@
+"""What every registry must do, run over the index: a new kind cannot skip it (adapters/registries/contract.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from berth.access import projects
+from berth.access.decide import Actor
+from berth.adapters.registries import REGISTRIES
+from berth.adapters.registries.contract import Registry
+from berth.adapters.registries.folder import FolderRegistry
+from berth.adapters.stores.budget import TransferBudget
+from berth.adapters.stores.files import FileStore
+from berth.db.engine import Database
+from berth.errors import BlobUnknown, BlobUnknownToManifest, DigestInvalid, ManifestUnknown
+from berth.gates import policies
+from berth.sync.depot import DepotRegistry
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+REPOSITORY = "lab/demo"
+
+
+def sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def folder(_: Database, tmp_path: Path) -> Registry:
+    return FolderRegistry(tmp_path / "registry")
+
+
+def depot(database: Database, tmp_path: Path) -> Registry:
+    store = FileStore(tmp_path / "depot", budget=TransferBudget(16 << 20), threads=2)
+    return DepotRegistry(database, store, clock=lambda: datetime.now(UTC))
+
+
+KINDS: dict[str, Callable[[Database, Path], Registry]] = {"depot": depot, "folder": folder}
+
+
+def test_every_kind_of_the_index_is_under_this_suite() -> None:
+    assert set(KINDS) == set(REGISTRIES)
+
+
+@pytest.fixture(params=sorted(KINDS))
+async def registry(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> AsyncIterator[Registry]:
+    policy = policies.from_json({"preset": "open"})
+    admin = Actor(name="admin", principal_id=None, kind="user", global_role="admin")
+    async with database.transaction() as conn:
+        await projects.create_project(
+            conn,
+            admin,
+            name="lab",
+            policy=policies.to_json(policy),
+            policy_hash=policies.policy_hash(policy),
+            trust_hash=policies.trust_hash([]),
+        )
+    made = KINDS[request.param](database, tmp_path)
+    yield made
+    await made.close()
+    await made.close()
+
+
+async def chunks(data: bytes, size: int = 7) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def push_blob(registry: Registry, data: bytes, repository: str = REPOSITORY) -> str:
+    await registry.push_blob(repository, sha256(data), size=len(data), chunks=chunks(data))
+    return sha256(data)
+
+
+async def push_image(registry: Registry, tag: str | None, salt: str = "one", **extra: object) -> tuple[str, bytes]:
+    layer = f"layer {salt}".encode()
+    config = json.dumps({"salt": salt}).encode()
+    await push_blob(registry, layer)
+    await push_blob(registry, config)
+    body = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, "digest": sha256(config), "size": len(config)},
+            "layers": [{"mediaType": "application/octet-stream", "digest": sha256(layer), "size": len(layer)}],
+            **extra,
+        }
+    ).encode()
+    digest = await registry.push_manifest(REPOSITORY, tag or sha256(body), media_type=MANIFEST, body=body)
+    assert digest == sha256(body)
+    return digest, body
+
+
+async def read(registry: Registry, digest: str, offset: int = 0) -> bytes:
+    return b"".join([piece async for piece in registry.blob(REPOSITORY, digest, offset=offset)])
+
+
+async def test_what_is_pushed_comes_back_byte_for_byte(registry: Registry) -> None:
+    digest, body = await push_image(registry, "v1")
+    found = await registry.stat(REPOSITORY, "v1")
+    assert found is not None
+    assert (found.digest, found.media_type, found.size) == (digest, MANIFEST, len(body))
+    assert await registry.manifest(REPOSITORY, digest) == body
+    assert await read(registry, sha256(b"layer one")) == b"layer one"
+    assert await registry.blob_size(REPOSITORY, sha256(b"layer one")) == 9
+
+
+async def test_a_blob_is_read_from_an_offset(registry: Registry) -> None:
+    digest = await push_blob(registry, b"0123456789")
+    assert await read(registry, digest, 4) == b"456789"
+
+
+async def test_what_is_not_there_is_none_or_unknown(registry: Registry) -> None:
+    absent = sha256(b"absent")
+    assert await registry.stat(REPOSITORY, "v1") is None
+    assert await registry.stat(REPOSITORY, absent) is None
+    assert await registry.blob_size(REPOSITORY, absent) is None
+    assert (await registry.tags("lab/nothing")).items == []
+    with pytest.raises(ManifestUnknown):
+        await registry.manifest(REPOSITORY, absent)
+    with pytest.raises(BlobUnknown):
+        await read(registry, absent)
+
+
+@pytest.mark.parametrize("claim", ["digest", "size"])
+async def test_bytes_that_do_not_match_are_not_stored(registry: Registry, claim: str) -> None:
+    digest = sha256(b"other") if claim == "digest" else sha256(b"data")
+    size = 4 if claim == "digest" else 5
+    with pytest.raises(DigestInvalid):
+        await registry.push_blob(REPOSITORY, digest, size=size, chunks=chunks(b"data"))
+    assert await registry.blob_size(REPOSITORY, digest) is None
+
+
+async def test_pushing_again_changes_nothing(registry: Registry) -> None:
+    first, _ = await push_image(registry, "v1")
+    second, _ = await push_image(registry, "v1")
+    assert first == second
+    assert list((await registry.tags(REPOSITORY)).items) == ["v1"]
+
+
+async def test_a_manifest_with_missing_content_is_refused(registry: Registry) -> None:
+    body = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": [{"mediaType": MANIFEST, "digest": sha256(b"absent"), "size": 6}],
+        }
+    ).encode()
+    with pytest.raises(BlobUnknownToManifest):
+        await registry.push_manifest(REPOSITORY, "v1", media_type=INDEX, body=body)
+    assert await registry.stat(REPOSITORY, "v1") is None
+
+
+async def test_a_tag_goes_without_its_content(registry: Registry) -> None:
+    digest, body = await push_image(registry, "v1")
+    assert await registry.delete_tag(REPOSITORY, "v1")
+    assert not await registry.delete_tag(REPOSITORY, "v1")
+    assert await registry.stat(REPOSITORY, "v1") is None
+    assert await registry.manifest(REPOSITORY, digest) == body
+
+
+async def test_deleting_a_manifest_removes_its_tags(registry: Registry) -> None:
+    digest, _ = await push_image(registry, "v1")
+    await registry.push_manifest(
+        REPOSITORY, "twin", media_type=MANIFEST, body=await registry.manifest(REPOSITORY, digest)
+    )
+    other, _ = await push_image(registry, "v2", salt="two")
+    assert await registry.delete_manifest(REPOSITORY, digest)
+    assert not await registry.delete_manifest(REPOSITORY, digest)
+    assert list((await registry.tags(REPOSITORY)).items) == ["v2"]
+    assert await registry.stat(REPOSITORY, digest) is None
+    assert await registry.stat(REPOSITORY, other) is not None
+
+
+async def test_lists_page_without_loss_or_repetition(registry: Registry) -> None:
+    for number in range(5):
+        await push_image(registry, f"t{number}", salt=str(number))
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        page = await registry.tags(REPOSITORY, after=after, limit=2)
+        assert len(page.items) <= 2
+        seen += page.items
+        after = page.after
+        if after is None:
+            break
+    assert seen == [f"t{number}" for number in range(5)]
+    assert REPOSITORY in (await registry.repositories()).items
+
+
+async def test_referrers_are_found_and_filtered(registry: Registry) -> None:
+    digest, body = await push_image(registry, "v1")
+    subject = {"mediaType": MANIFEST, "digest": digest, "size": len(body)}
+    one, _ = await push_image(registry, None, salt="r1", subject=subject, artifactType="application/spdx+json")
+    two, _ = await push_image(registry, None, salt="r2", subject=subject, artifactType="application/sarif+json")
+    assert {d.digest for d in await registry.referrers(REPOSITORY, digest)} == {one, two}
+    filtered = await registry.referrers(REPOSITORY, digest, artifact_type="application/spdx+json")
+    assert [(d.digest, d.artifact_type) for d in filtered] == [(one, "application/spdx+json")]
+    assert await registry.referrers(REPOSITORY, one) == []
+
+
+async def test_a_blob_is_mounted_without_sending_it(registry: Registry) -> None:
+    digest = await push_blob(registry, b"shared")
+    if not registry.capabilities.mount:
+        pytest.skip("this kind cannot mount")
+    assert await registry.mount_blob("lab/other", digest, source=REPOSITORY)
+    assert await registry.blob_size("lab/other", digest) == 6
+    assert not await registry.mount_blob("lab/other", sha256(b"absent"), source=REPOSITORY)
