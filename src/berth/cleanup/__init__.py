@@ -1,0 +1,1 @@
+"""What is no longer needed? Unreferenced content and stale uploads (rules about unused models come later)."""

@@ -1,0 +1,226 @@
+"""The depot as a registry: the default home, and the source and target of every copy (adapters/registries/contract.py).
+
+It stands here and not among the adapters because it needs the catalogue: content that comes in this way is recorded,
+scanned and judged exactly as if a client had pushed it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from datetime import datetime, timedelta
+
+from berth.adapters.registries.contract import Capabilities, Page, Stat
+from berth.adapters.stores.contract import BlobStore
+from berth.catalog import classify, record, removal
+from berth.catalog import queries as catalog
+from berth.catalog.blobs import keep_blob
+from berth.catalog.queries import RepositoryRow
+from berth.db.engine import Database
+from berth.errors import BlobUnknown, DigestInvalid, ManifestUnknown, NameUnknown
+from berth.gates.arrival import arrived
+from berth.oci import digest as digests
+from berth.oci import manifest as manifests
+from berth.oci import reference as references
+from berth.oci import referrers
+from berth.oci.descriptor import Descriptor
+from berth.oci.manifest import Manifest
+from berth.sync import queries
+
+
+class DepotRegistry:
+    """A `Registry` over our own database and store. It sees everything; whoever offers it to people gates it.
+
+    Args:
+        lease: how long blobs that no manifest names yet are kept from clean-up.
+        principal: who is recorded as pusher.
+    """
+
+    capabilities = Capabilities()
+
+    def __init__(
+        self,
+        db: Database,
+        store: BlobStore,
+        *,
+        clock: Callable[[], datetime],
+        lease: timedelta = timedelta(days=1),
+        principal: str = "berth",
+    ) -> None:
+        self._db = db
+        self._store = store
+        self._clock = clock
+        self._lease = lease
+        self._principal = principal
+
+    async def repositories(self, *, after: str | None = None, limit: int = 100) -> Page[str]:
+        async with self._db.reading() as conn:
+            return _page(await queries.repository_names(conn, after=after or "", limit=limit + 1), limit)
+
+    async def tags(self, repository: str, *, after: str | None = None, limit: int = 100) -> Page[str]:
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            names = await queries.tag_names(conn, row.id, after=after or "", limit=limit + 1) if row else []
+        return _page(names, limit)
+
+    async def stat(self, repository: str, reference: str) -> Stat | None:
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            if row is None:
+                return None
+            digest: str | None = reference
+            if not digests.is_digest(reference):
+                digest = await catalog.tag_digest(conn, row.id, reference)
+            found = await catalog.manifest_in(conn, row.id, digest) if digest else None
+        return None if found is None else Stat(found.digest, found.media_type, found.size)
+
+    async def manifest(self, repository: str, digest: str) -> bytes:
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            found = await catalog.manifest_in(conn, row.id, digest) if row else None
+        if found is None:
+            raise ManifestUnknown(f"{repository} has no manifest {digest}.")
+        return found.body
+
+    async def blob_size(self, repository: str, digest: str) -> int | None:
+        place = await self._place(repository, digest)
+        return place[1] if place else None
+
+    async def blob(self, repository: str, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
+        place = await self._place(repository, digest)
+        if place is None:
+            raise BlobUnknown(f"{repository} has no blob {digest}.")
+        if offset < place[1]:
+            async for piece in self._store.read(place[0], start=offset, length=place[1] - offset):
+                yield piece
+
+    async def _place(self, repository: str, digest: str) -> tuple[str, int] | None:
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            places = await catalog.linked_places(conn, row.id, [digest]) if row else {}
+        return places.get(digest)
+
+    async def mount_blob(self, repository: str, digest: str, *, source: str) -> bool:
+        async with self._db.transaction() as conn:
+            origin = await catalog.repository(conn, source)
+            if origin is None or not await catalog.lock_linked_blobs(conn, origin.id, [digest]):
+                return False
+            target = _existing(await catalog.ensure_repository(conn, repository), repository)
+            await catalog.link_blob(conn, target.id, digest)
+        return True
+
+    async def push_blob(self, repository: str, digest: str, *, size: int, chunks: AsyncIterable[bytes]) -> None:
+        algorithm = digests.parse(digest).algorithm
+        async with self._db.transaction() as conn:
+            target = _existing(await catalog.ensure_repository(conn, repository), repository)
+        upload_id = secrets.token_urlsafe(24)
+        location = await self._store.create_upload(upload_id)
+        try:
+            appended = await self._store.append(
+                location, upload_id=upload_id, algorithm=algorithm, offset=0, chunks=chunks
+            )
+            found = await self._store.digest_of_upload(
+                location, upload_id=upload_id, algorithm=algorithm, size=appended.size
+            )
+            if found != digest or appended.size != size or not appended.complete:
+                raise DigestInvalid(
+                    f"The pushed bytes are {found} ({appended.size} bytes), not {digest} ({size} bytes)."
+                )
+            async with self._db.transaction() as conn:
+                await keep_blob(
+                    conn,
+                    self._store,
+                    repository_id=target.id,
+                    digest=digest,
+                    location=location,
+                    size=size,
+                    now=self._clock(),
+                    lease=self._lease,
+                )
+        finally:
+            await self._store.delete(location)
+
+    async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
+        manifest = manifests.parse(body, media_type)
+        by_digest = digests.is_digest(reference)
+        digest = digests.of_bytes(body, digests.parse(reference).algorithm if by_digest else "sha256")
+        if by_digest and digest != reference:
+            raise DigestInvalid(f"The manifest is {digest}, not {reference}.")
+        if not by_digest:
+            references.check_tag(reference)
+        documents = await self._documents(repository, manifest, None if by_digest else reference)
+        async with self._db.transaction() as conn:
+            target = _existing(await catalog.ensure_repository(conn, repository), repository)
+            receipt = await record.put_manifest(
+                conn,
+                repository=target,
+                tag=None if by_digest else reference,
+                manifest=manifest,
+                digest=digest,
+                documents=documents,
+                pushed_by=self._principal,
+            )
+            await arrived(
+                conn,
+                repository=target,
+                receipt=receipt,
+                manifest=manifest,
+                documents=documents,
+                pushed_by=self._principal,
+                now=self._clock(),
+            )
+        return digest
+
+    async def _documents(self, repository: str, manifest: Manifest, tag: str | None) -> dict[str, bytes]:
+        wanted = classify.documents_wanted(manifest, tag)
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            places = await catalog.linked_places(conn, row.id, wanted) if row and wanted else {}
+        return {
+            digest: await self._store.read_all(location, limit=classify.EVIDENCE_LIMIT)
+            for digest, (location, size) in places.items()
+            if size <= classify.EVIDENCE_LIMIT
+        }
+
+    async def delete_tag(self, repository: str, tag: str) -> bool:
+        async with self._db.transaction() as conn:
+            row = await catalog.repository(conn, repository)
+            if row is None or await catalog.tag_digest(conn, row.id, tag) is None:
+                return False
+            await removal.delete_tag(conn, row, tag, self._principal)
+        return True
+
+    async def delete_manifest(self, repository: str, digest: str) -> bool:
+        async with self._db.transaction() as conn:
+            row = await catalog.repository(conn, repository)
+            if row is None or await catalog.manifest_in(conn, row.id, digest) is None:
+                return False
+            await removal.delete_manifest(conn, row, digest, self._principal)
+        return True
+
+    async def referrers(self, repository: str, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            if row is None:
+                return []
+            names = await queries.referrer_digests(conn, row.id, digest)
+            rows = await catalog.manifests_in(conn, row.id, names)
+        found = [referrers.descriptor_for(manifests.parse(r.body, r.media_type), r.digest) for r in rows]
+        return sorted(
+            (d for d in found if artifact_type in (None, d.artifact_type)), key=lambda descriptor: descriptor.digest
+        )
+
+    async def close(self) -> None:
+        """Nothing is opened here: database and store belong to whoever handed them in."""
+
+
+def _existing(row: RepositoryRow | None, repository: str) -> RepositoryRow:
+    if row is None:
+        raise NameUnknown(
+            f"There is no project '{repository.partition('/')[0]}'.", hint="berth project create makes it."
+        )
+    return row
+
+
+def _page(items: list[str], limit: int) -> Page[str]:
+    return Page(items[:limit], items[limit - 1] if len(items) > limit else None)
