@@ -1,0 +1,31 @@
+"""What may a job use? The parts that `wiring.job_context` picked, and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from berth.adapters.scanners.contract import VulnerabilityScanner, WeightScanner
+    from berth.adapters.stores.contract import BlobStore
+    from berth.db.engine import Database
+    from berth.settings import ServiceSettings
+
+
+def utc_now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """Handed to every `run`. The clock is a field, so that tests set the time."""
+
+    db: Database
+    store: BlobStore
+    vulnerability_scanner: VulnerabilityScanner
+    weight_scanner: WeightScanner
+    settings: ServiceSettings
+    now: Callable[[], datetime] = utc_now

@@ -1,0 +1,37 @@
+"""End uploads that nobody has touched for long, and files of uploads that no row knows (a crash, a cancelled POST)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from berth.cleanup import queries
+from berth.jobs.context import JobContext
+
+NAME = "remove_stale_uploads"
+QUEUE = "short"
+EVERY = "43 * * * *"
+
+log = structlog.get_logger(__name__)
+
+
+async def run(context: JobContext, **_: Any) -> None:
+    """One pass. Idempotent."""
+    age = timedelta(seconds=context.settings.upload_max_age_seconds)
+    async with context.db.transaction() as conn:
+        locations = await queries.drop_stale_uploads(conn, before=context.now() - age)
+    for location in locations:
+        await context.store.delete(location)
+    orphans = 0
+    listing = getattr(context.store, "uploads_older_than", None)
+    if listing is not None:
+        async for location in listing(age.total_seconds()):
+            async with context.db.reading() as conn:
+                known = await queries.known_upload(conn, location)
+            if not known:
+                await context.store.delete(location)
+                orphans += 1
+    if locations or orphans:
+        log.info("stale_uploads_removed", sessions=len(locations), orphan_files=orphans)

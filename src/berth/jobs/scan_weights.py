@@ -1,0 +1,16 @@
+"""Are there malicious weights in this leaf? Scans it and keeps the evidence (design §6 "Scanning")."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from berth.jobs.context import JobContext
+from berth.jobs.scanning import scan_leaf
+
+NAME: Final = "scan_weights"
+QUEUE: Final = "scan"
+
+
+async def run(context: JobContext, *, digest: str, input_version: str = "") -> None:
+    """Scan the image or checkpoint `digest`; see `scanning.scan_leaf` for `input_version`."""
+    await scan_leaf(context, context.weight_scanner, kind="weights", digest=digest, input_version=input_version)

@@ -1,0 +1,122 @@
+"""`/v2/<name>/blobs/<digest>`: HEAD, GET with Range, DELETE."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from berth.access import audit
+from berth.access.decide import decide
+from berth.catalog import queries as catalog
+from berth.catalog import removal
+from berth.errors import BlobUnknown, RangeInvalid, Unsupported
+from berth.server.gateway import queries
+from berth.server.gateway.admission import permit_blob
+from berth.server.gateway.authenticate import actor_of, require, unknown_name
+from berth.server.gateway.exchange import Exchange
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+async def handle(exchange: Exchange) -> None:
+    """Dispatch by method. Raises Unsupported for others."""
+    exchange.digest()
+    if exchange.method in ("GET", "HEAD"):
+        await _read(exchange)
+    elif exchange.method == "DELETE":
+        await _delete(exchange)
+    else:
+        raise Unsupported(f"{exchange.method} is not possible for a blob.")
+
+
+async def _read(exchange: Exchange) -> None:
+    name, digest = exchange.route["name"], exchange.digest()
+    now = exchange.services.clock()
+    async with exchange.services.db.reading() as conn:
+        actor = await actor_of(exchange, conn)
+        facts = await queries.blob_facts(conn, name, digest, now)
+    pushing = exchange.method == "HEAD" and decide(actor, "version.push", name.partition("/")[0]).allowed
+    await require(exchange, actor, name, "pull")
+    if facts is None:
+        raise BlobUnknown(f"{name} has no blob {digest}.")
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Docker-Content-Digest": digest,
+        "Accept-Ranges": "bytes",
+        "ETag": f'"{digest}"',
+        "Cache-Control": "private, max-age=0, must-revalidate",
+    }
+    if pushing:
+        # A pusher who learns that the blob is here will not send it: it must stay until the manifest arrives.
+        lease = timedelta(seconds=exchange.services.settings.blob_lease_seconds)
+        async with exchange.services.db.transaction() as conn:
+            await catalog.renew_lease(conn, digest, now + lease, unless_after=now + lease / 2)
+    else:
+        leave = await permit_blob(exchange, actor, name, facts)
+        if leave.quarantined:
+            headers["Warning"] = '299 - "this content is in quarantine"'
+    start, length = _window(exchange.headers.get("range"), facts.size)
+    status = 200
+    if length != facts.size:
+        status = 206
+        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{facts.size}"
+    headers["Content-Length"] = str(length)
+    if exchange.method == "HEAD" or length == 0:
+        await exchange.start(status, headers)
+        await exchange.end()
+        return
+    pieces = exchange.services.store.read(facts.location, start=start, length=length)
+    # The first piece is read before the headers go out: a blob that cannot be read is an error, not a broken stream.
+    piece = await anext(pieces)
+    await exchange.start(status, headers)
+    await exchange.write(piece)
+    async for piece in pieces:
+        await exchange.write(piece)
+    await exchange.end()
+
+
+def _window(header: str | None, size: int) -> tuple[int, int]:
+    """(first byte, number of bytes) for a Range header; the whole blob for none, several or malformed ones.
+
+    Raises RangeInvalid when no byte of the blob is in the range (RFC 9110 §14.1.1, §15.5.17).
+    """
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.groups() == ("", ""):
+        return 0, size
+    first, last = match.groups()
+    if not first:
+        start, end = max(0, size - int(last)), size - 1
+        usable = int(last) > 0 and size > 0
+    else:
+        start, end = int(first), min(int(last), size - 1) if last else size - 1
+        if last and int(last) < int(first):
+            return 0, size
+        usable = start < size
+    if not usable:
+        raise RangeInvalid(
+            f"The blob has {size} bytes; {header} is outside.",
+            detail={"headers": {"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"}},
+        )
+    return start, end - start + 1
+
+
+async def _delete(exchange: Exchange) -> None:
+    name, digest = exchange.route["name"], exchange.digest()
+    async with exchange.services.db.reading() as conn:
+        actor = await actor_of(exchange, conn)
+    await require(exchange, actor, name, "delete")
+    async with exchange.services.db.transaction() as conn:
+        repository = await catalog.repository(conn, name)
+        if repository is None:
+            raise unknown_name(name)
+        await removal.delete_blob(conn, repository, digest)
+        await audit.record(
+            conn,
+            actor=actor,
+            action="version.delete",
+            project=repository.project,
+            object=f"{name}@{digest}",
+            outcome="done",
+            detail={"what": "blob"},
+        )
+    await exchange.answer(202)
