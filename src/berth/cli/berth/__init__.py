@@ -1,0 +1,83 @@
+"""The index of the program `berth`: run and administer the service. One line per command."""
+
+from __future__ import annotations
+
+from berth.cli.lazy import Branch, Leaf
+
+_HERE = "berth.cli.berth"
+
+COMMANDS = Branch(
+    "Run and administer a Berth model registry.",
+    {
+        "up": Leaf(f"{_HERE}.up:up", "Start everything on this machine: database, server, worker."),
+        "serve": Leaf(f"{_HERE}.serve:serve", "Start the server: API, registry and web pages."),
+        "worker": Leaf(f"{_HERE}.worker:worker", "Start a worker that scans and cleans up."),
+        "migrate": Leaf(f"{_HERE}.migrate:migrate", "Bring the database's schema up to date."),
+        "project": Branch(
+            "Projects: who shares models and under which policy.",
+            {
+                "create": Leaf(f"{_HERE}.project:create", "Create a project."),
+                "ls": Leaf(f"{_HERE}.project:ls", "List the projects you can see."),
+                "show": Leaf(f"{_HERE}.project:show", "Show one project."),
+                "set": Leaf(f"{_HERE}.project:set_", "Change a project's policy or description."),
+                "rm": Leaf(f"{_HERE}.project:rm", "Remove an empty project."),
+            },
+        ),
+        "member": Branch(
+            "Who may do what in a project.",
+            {
+                "set": Leaf(f"{_HERE}.member:set_", "Give a user a role in a project."),
+                "ls": Leaf(f"{_HERE}.member:ls", "List a project's members."),
+                "rm": Leaf(f"{_HERE}.member:rm", "Take a user's role in a project away."),
+            },
+        ),
+        "user": Branch(
+            "Users, robots and other principals.",
+            {
+                "add": Leaf(f"{_HERE}.user:add", "Add a user or a robot."),
+                "ls": Leaf(f"{_HERE}.user:ls", "List the users."),
+                "disable": Leaf(f"{_HERE}.user:disable", "Disable a user; its tokens stop working at once."),
+                "enable": Leaf(f"{_HERE}.user:enable", "Let a disabled user in again."),
+            },
+        ),
+        "token": Branch(
+            "Access tokens.",
+            {
+                "create": Leaf(f"{_HERE}.token:create", "Create a token; it is shown once."),
+                "ls": Leaf(f"{_HERE}.token:ls", "List tokens."),
+                "revoke": Leaf(f"{_HERE}.token:revoke", "Revoke a token at once."),
+            },
+        ),
+        "key": Branch(
+            "Keys whose signatures a project trusts.",
+            {
+                "trust": Leaf(f"{_HERE}.key:trust", "Trust a public key in a project."),
+                "ls": Leaf(f"{_HERE}.key:ls", "List the keys a project trusts."),
+                "untrust": Leaf(f"{_HERE}.key:untrust", "Stop trusting a key; its signatures are void at once."),
+            },
+        ),
+        "alias": Branch(
+            "Movable names of versions, such as production.",
+            {
+                "set": Leaf(f"{_HERE}.alias:set_", "Point an alias at a version."),
+                "ls": Leaf(f"{_HERE}.alias:ls", "List a model's aliases."),
+                "rm": Leaf(f"{_HERE}.alias:rm", "Remove an alias."),
+                "history": Leaf(f"{_HERE}.alias:history", "Show where an alias pointed, and when."),
+                "rollback": Leaf(f"{_HERE}.alias:rollback", "Point an alias at the version before."),
+            },
+        ),
+        "version": Branch(
+            "Versions on the service.",
+            {
+                "ls": Leaf(f"{_HERE}.version:ls", "List a model's versions."),
+                "show": Leaf(f"{_HERE}.version:show", "Show one version."),
+                "rm": Leaf(f"{_HERE}.version:rm", "Delete a version; its number stays taken."),
+                "deprecate": Leaf(f"{_HERE}.version:deprecate", "Mark a version as deprecated."),
+            },
+        ),
+        "audit": Branch(
+            "The audit log.",
+            {"ls": Leaf(f"{_HERE}.audit:ls", "List who did what, and what was refused.")},
+        ),
+    },
+)

@@ -1,0 +1,68 @@
+"""`berth project`: who shares models, and under which policy."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from berth.cli.output import Column, Format, Output, OutputOption
+from berth.client import Berth
+from berth.errors import InvalidInput
+
+Name = Annotated[str, typer.Argument(help="Name of the project.")]
+_COLUMNS: list[Column] = ["name", ("policy_preset", "policy"), "role", "description"]
+
+
+def create(
+    name: Name,
+    policy: Annotated[
+        str, typer.Option("--policy", help="What versions must pass: open, scanned or strict.")
+    ] = "strict",
+    description: Annotated[str, typer.Option("--description", help="What it is for.")] = "",
+    output: OutputOption = Format.text,
+) -> None:
+    """Create a project."""
+    out = Output(output)
+    with Berth.from_settings() as berth:
+        answer = berth.projects.create(name, policy=policy, description=description)
+    out.result(answer, f"Created project {name} with policy {answer['policy_preset']}.")
+    out.step(f"Give someone a role: berth member set USER --project {name} --role developer")
+
+
+def ls(output: OutputOption = Format.text) -> None:
+    """List the projects you can see."""
+    with Berth.from_settings() as berth:
+        rows = berth.projects.ls()
+    Output(output).table(rows, _COLUMNS, empty="You see no project. Ask a maintainer for a role in one.")
+
+
+def show(name: Name, output: OutputOption = Format.text) -> None:
+    """Show one project."""
+    with Berth.from_settings() as berth:
+        answer = berth.projects.show(name)
+    Output(output).result(answer)
+
+
+def set_(
+    name: Name,
+    policy: Annotated[str | None, typer.Option("--policy", help="open, scanned or strict.")] = None,
+    description: Annotated[str | None, typer.Option("--description", help="What it is for.")] = None,
+    home: Annotated[str | None, typer.Option("--home", help="Registry that published versions live in.")] = None,
+    output: OutputOption = Format.text,
+) -> None:
+    """Change a project's policy, description or home. A new policy counts at once."""
+    given: dict[str, Any] = {"policy": policy, "description": description, "home": home}
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
+        raise InvalidInput("Nothing to change.", hint="Give --policy, --description or --home.")
+    with Berth.from_settings() as berth:
+        answer = berth.projects.set(name, **changes)
+    Output(output).result(answer, f"Changed {', '.join(changes)} of project {name}.")
+
+
+def rm(name: Name, output: OutputOption = Format.text) -> None:
+    """Remove an empty project."""
+    with Berth.from_settings() as berth:
+        berth.projects.rm(name)
+    Output(output).result({"removed": name}, f"Removed project {name}.")

@@ -1,0 +1,48 @@
+"""`berth token`: what programs sign in with."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from berth.cli.output import Format, Output, OutputOption
+from berth.client import Berth
+
+
+def create(
+    user: Annotated[str, typer.Option("--user", help="Whose token it is.")],
+    project: Annotated[str | None, typer.Option("--project", help="Limit it to this project; needs --role.")] = None,
+    role: Annotated[str | None, typer.Option("--role", help="Exactly this role in the project.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What it is for.")] = None,
+    expires_in_days: Annotated[
+        int | None, typer.Option("--expires-in-days", help="Days until it ends; without it never.")
+    ] = None,
+    output: OutputOption = Format.text,
+) -> None:
+    """Create a token; it is shown once."""
+    out = Output(output)
+    with Berth.from_settings() as berth:
+        answer = berth.tokens.create(user, project=project, role=role, name=name, expires_in_days=expires_in_days)
+    # Only the token goes to stdout, so that a script can take it from there.
+    out.result(answer, str(answer["token"]))
+    what = f"role {role} in project {project}" if project else f"all rights of {user}"
+    out.step(f"Token {answer['id']} of {user}, with {what}. Keep it now: it is never shown again.")
+
+
+def ls(output: OutputOption = Format.text) -> None:
+    """List your tokens and those you manage."""
+    with Berth.from_settings() as berth:
+        rows = berth.tokens.ls()
+    columns = ["id", "user", "name", "project", "role", "created_at", "expires_at", "revoked_at"]
+    Output(output).table(rows, columns, empty="There are no tokens.")
+
+
+def revoke(
+    token_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the token, as `berth token ls` shows it.")],
+    output: OutputOption = Format.text,
+) -> None:
+    """Revoke a token at once."""
+    with Berth.from_settings() as berth:
+        berth.tokens.revoke(token_id)
+    Output(output).result({"revoked": token_id}, f"Revoked token {token_id}.")

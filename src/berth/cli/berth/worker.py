@@ -1,0 +1,46 @@
+"""`berth worker`: takes jobs from the queue until it is told to stop. Start as many as needed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+
+from berth.cli.berth._settings import service_settings
+from berth.cli.berth._supervised import Supervisor, SupervisorFd, run_alone
+from berth.cli.berth.serve import database_needed
+
+
+def worker(
+    queue: Annotated[
+        list[str] | None, typer.Option(help="Take jobs of this queue only (scan, publish, short); repeatable.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Jobs at once.  [BERTH_WORKER_CONCURRENCY, 2]")] = None,
+    supervisor_fd: SupervisorFd = None,
+) -> None:
+    """Start a worker that scans, publishes and cleans up. Needs BERTH_DATABASE_URL; `berth up` starts one by itself."""
+    settings = service_settings(worker_concurrency=concurrency)
+    supervisor = Supervisor(supervisor_fd)
+    database_url = database_needed(settings)
+
+    from berth import telemetry, wiring
+    from berth.jobs import runner
+
+    telemetry.configure_logging(process="worker", log_format=settings.log_format, level=settings.log_level)
+
+    async def main() -> None:
+        context = wiring.job_context(settings)
+        stop = asyncio.Event()
+        for sent in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(sent, stop.set)
+        supervisor.say_ready()
+        await runner.work(database_url, context, stop=stop, queues=queue, concurrency=settings.worker_concurrency)
+
+    supervisor.wait_for_go()
+    asyncio.run(main())
+
+
+if __name__ == "__main__":
+    run_alone("worker")

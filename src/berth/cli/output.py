@@ -1,0 +1,180 @@
+"""How does a command print? Results go to stdout, as text or as one JSON document; everything else to stderr.
+
+With `-o json` nothing but JSON reaches stdout, so a program can read it. Progress is a bar on a terminal and a plain
+line at the start and the end elsewhere (logs of CI jobs).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any, Protocol
+
+import typer
+
+
+class Format(StrEnum):
+    """What stdout gets."""
+
+    text = "text"
+    json = "json"
+
+
+OutputOption = Annotated[
+    Format, typer.Option("--output", "-o", help="Print the result as text or as JSON.", show_default=True)
+]
+# For commands whose `-o` names a file or folder.
+LongOutputOption = Annotated[
+    Format, typer.Option("--output", help="Print the result as text or as JSON.", show_default=True)
+]
+
+# A key, or a key and its title. (A str is a Sequence[str] too, so lists of both need no annotation.)
+Column = Sequence[str]
+
+
+class Progress(Protocol):
+    """Receives how far a transfer is; safe to call from one event loop."""
+
+    def start(self, name: str, total: int) -> None: ...
+    def advance(self, name: str, count: int) -> None: ...
+    def finish(self, name: str, note: str = "") -> None: ...
+
+
+class Output:
+    """Prints one command's result in the format the user asked for."""
+
+    def __init__(self, format: Format = Format.text) -> None:
+        self.format = format
+
+    @property
+    def json(self) -> bool:
+        return self.format is Format.json
+
+    def result(self, data: Any, text: str | None = None) -> None:
+        """Prints the command's one result: `data` (JSON types) as JSON, or `text`, or `data` as "key: value" lines."""
+        if self.json:
+            print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+        else:
+            print(text if text is not None else _plain(data))
+
+    def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, empty: str = "Nothing.") -> None:
+        """Prints rows: as JSON a list of the whole rows, as text the named columns (a key, or key and title)."""
+        if self.json:
+            self.result([dict(row) for row in rows])
+            return
+        if not rows:
+            self.note(empty)
+            return
+        pairs = [(c, c.replace("_", " ").upper()) if isinstance(c, str) else (c[0], c[1].upper()) for c in columns]
+        cells = [[title for _, title in pairs]] + [[_cell(row.get(key)) for key, _ in pairs] for row in rows]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(pairs))]
+        for line in cells:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+    def note(self, message: str) -> None:
+        """One line for the person at the terminal: stderr, never part of the result."""
+        print(message, file=sys.stderr)
+
+    def step(self, message: str) -> None:
+        """What to do next; text output only."""
+        if not self.json:
+            print(f"→ {message}", file=sys.stderr)
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A progress display for transfers, for the time of the `with` block."""
+        if sys.stderr.isatty() and not self.json:
+            with _Bars() as bars:
+                yield bars
+        else:
+            yield _Lines()
+
+
+class _Lines:
+    """A plain line per blob; for logs."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, int] = {}
+
+    def start(self, name: str, total: int) -> None:
+        self._totals[name] = total
+
+    def advance(self, name: str, count: int) -> None:
+        pass
+
+    def finish(self, name: str, note: str = "") -> None:
+        print(f"{note or 'done'}: {name} ({human_size(self._totals.get(name, 0))})", file=sys.stderr)
+
+
+class _Bars:
+    """Rich bars on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as Rich
+
+        self._rich = Rich(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bars:
+        self._rich.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rich.stop()
+
+    def start(self, name: str, total: int) -> None:
+        self._tasks[name] = self._rich.add_task(name, total=total)
+
+    def advance(self, name: str, count: int) -> None:
+        self._rich.advance(self._tasks[name], count)
+
+    def finish(self, name: str, note: str = "") -> None:
+        task = self._rich.tasks[self._rich.task_ids.index(self._tasks[name])]
+        self._rich.update(self._tasks[name], completed=task.total, description=f"{name} {note}".rstrip())
+
+
+def human_size(count: int) -> str:
+    """Bytes as people say them: 1536 → "1.5 KiB"."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ",".join(_cell(v) for v in value) or "-"
+        case dict():
+            return json.dumps(value, ensure_ascii=False)
+        case _:
+            return " ".join(str(value).split())
+
+
+def _plain(data: Any) -> str:
+    match data:
+        case dict():
+            width = max((len(str(key)) for key in data), default=0) + 1
+            return "\n".join(f"{str(key) + ':':<{width}} {_cell(value)}" for key, value in data.items())
+        case list() | tuple():
+            return "\n".join(_plain(item) for item in data)
+        case _:
+            return str(data)

@@ -1,0 +1,42 @@
+"""The index of the program `xumi`: make, build, push, pull and review models. One line per command."""
+
+from __future__ import annotations
+
+from berth.cli.lazy import Branch, Leaf
+
+_HERE = "berth.cli.xumi"
+
+COMMANDS = Branch(
+    "Make, build, push, pull and review machine-learning models.",
+    {
+        "init": Leaf(f"{_HERE}.init:init", "Start a new model in a folder."),
+        "validate": Leaf(f"{_HERE}.validate:validate", "Check xumi.yaml and the code it names."),
+        "build": Leaf(f"{_HERE}.build:build", "Build a version into the local repository."),
+        "ls": Leaf(f"{_HERE}.ls:ls", "List the versions in the local repository."),
+        "show": Leaf(f"{_HERE}.show:show", "Show one local version."),
+        "rm": Leaf(f"{_HERE}.rm:rm", "Remove a version from the local repository."),
+        "login": Leaf(f"{_HERE}.login:login", "Store the address of a Berth service and a token for it."),
+        "logout": Leaf(f"{_HERE}.login:logout", "Forget the stored token of a Berth service."),
+        "push": Leaf(f"{_HERE}.push:push", "Push a built version to Berth."),
+        "pull": Leaf(f"{_HERE}.pull:pull", "Pull an admitted version into a folder."),
+        "where": Leaf(f"{_HERE}.where:where", "Print the address that runs or pulls a version."),
+        "key": Branch(
+            "Signing keys.",
+            {"generate": Leaf(f"{_HERE}.key:generate", "Make a key pair for signing.")},
+        ),
+        "sign": Leaf(f"{_HERE}.sign:sign", "Sign a pushed version."),
+        "verify": Leaf(f"{_HERE}.verify:verify", "Check the signatures of a version with a public key."),
+        "approve": Leaf(f"{_HERE}.approve:approve", "Approve a version."),
+        "reject": Leaf(f"{_HERE}.reject:reject", "Reject a version."),
+        "revoke": Leaf(f"{_HERE}.revoke:revoke", "Take an approval back; the version is refused at once."),
+        "explain": Leaf(f"{_HERE}.explain:explain", "Say whether a version may be pulled, and every reason why not."),
+        "scans": Leaf(f"{_HERE}.scans:scans", "Show which scans of a version are pending, or start them again."),
+        "evidence": Branch(
+            "What is known about a version: reports, signatures, checks.",
+            {
+                "ls": Leaf(f"{_HERE}.evidence:ls", "List the evidence about a version."),
+                "report": Leaf(f"{_HERE}.evidence:report", "Get one report in full."),
+            },
+        ),
+    },
+)

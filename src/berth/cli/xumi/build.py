@@ -1,0 +1,107 @@
+"""`xumi build`: a folder becomes a version in the local repository, without a Docker daemon."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from berth.authoring import build as builder
+from berth.authoring.registry_base import open_registry
+from berth.authoring.repository import LocalRepository
+from berth.cli.output import Format, Output, OutputOption, human_size
+from berth.client.credentials import environment
+from berth.errors import InvalidInput
+
+
+def build(
+    path: Annotated[Path, typer.Argument(help="Folder with xumi.yaml.", file_okay=False)] = Path("."),
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base image instead of runtime.base: a reference or oci-layout:PATH.")
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option("--platform", help="Such as linux/arm64; default: the first architecture named.")
+    ] = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Also make an image that holds the weights, one layer per file.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Source revision to record; default: the git commit, if clean.")
+    ] = None,
+    allow_secrets: Annotated[
+        bool, typer.Option("--allow-secrets", help="Pack files that look like secrets (.env, private keys).")
+    ] = False,
+    installer: Annotated[
+        str, typer.Option("--installer", help="What installs the requirements: auto, pip or uv.")
+    ] = "auto",
+    insecure_base: Annotated[
+        bool, typer.Option("--insecure-base", help="Reach the registry of the base image by plain http.")
+    ] = False,
+    created: Annotated[
+        int,
+        typer.Option(
+            "--source-date-epoch",
+            envvar="SOURCE_DATE_EPOCH",
+            min=0,
+            help="Creation time to show, in seconds since 1970.",
+        ),
+    ] = 0,
+    output: OutputOption = Format.text,
+) -> None:
+    """Build a version into the local repository (XUMI_HOME).
+
+    Code, packages and base become an image; weights become checkpoints that are referred to where they lie, not copied.
+    The same folder gives the same digest on every machine. A version built again replaces the local one.
+
+    Example: xumi build ./file-type --base oci-layout:./base
+    """
+    out = Output(output)
+    started = time.monotonic()
+    if installer not in ("auto", "pip", "uv"):
+        raise InvalidInput(f"There is no installer {installer}.", hint="Write auto, pip or uv.")
+    options = builder.Options(
+        base=base,
+        platform=platform,
+        revision=revision,
+        bundle=bundle,
+        allow_secrets=allow_secrets,
+        created=created,
+        installer=cast(Literal["auto", "pip", "uv"], installer),
+    )
+
+    def tell(step: builder.Step) -> None:
+        note = f"  {step.note}" if step.note else ""
+        out.note(f"{step.name:<20} {human_size(step.size):>11} {step.seconds:>7.2f} s{note}")
+
+    built = builder.build(
+        path,
+        LocalRepository(environment().home),
+        options=options,
+        registry=partial(open_registry, insecure=insecure_base),
+        report=tell,
+    )
+    for warning in built.warnings:
+        out.note(f"warning: {warning}")
+    seconds = time.monotonic() - started
+    out.result(
+        {
+            "digest": built.digest,
+            "reference": built.reference,
+            "size": built.size,
+            "seconds": round(seconds, 3),
+            "layers": [
+                {"kind": x.kind, "digest": x.descriptor.digest, "size": x.descriptor.size, "reused": x.reused}
+                for x in built.layers
+            ],
+            "checkpoints": [
+                {"name": c.checkpoint.name, "digest": c.descriptor.digest, "size": c.size, "files": len(c.files)}
+                for c in built.checkpoints
+            ],
+            "warnings": list(built.warnings),
+        },
+        f"Built {built.reference} ({human_size(built.size)} in {seconds:.1f} s)\n  {built.digest}",
+    )
+    out.step(f"xumi push {built.reference}")
