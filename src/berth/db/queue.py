@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 # The channels of work: a worker takes from all unless told otherwise.
 QUEUES: Final = ("publish", "scan", "short")
+
+# What procrastinate lets through unchanged when the database is away.
+LOST: Final = (psycopg.OperationalError,)
 
 # What procrastinate's own function does (procrastinate_defer_jobs_v1; its triggers tell the workers), except that a
 # taken key is an answer here and not an error, which would end the caller's transaction.

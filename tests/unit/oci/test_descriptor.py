@@ -69,6 +69,7 @@ def test_unknown_fields_and_null_optional_fields_are_tolerated() -> None:
         {"data": "e30=\n"},
         {"data": base64.b64encode(b"[]").decode()},
         {"data": base64.b64encode(b"{} ").decode()},
+        {"data": "e30=", "size": 3},
         {"Size": 3},
         {"Digest": EMPTY},
     ],
