@@ -162,7 +162,7 @@ class BerthProcess:
         self.launch()
         poll(self.is_ready, what="/readyz answers 200")
         self.seconds_to_ready = time.monotonic() - began
-        poll(lambda: self._alive() and "worker" in self.children, what="the worker runs")
+        poll(lambda: self._alive() and self.state().get("ready"), what="the worker is ready too")
         return self
 
     def is_ready(self) -> bool:

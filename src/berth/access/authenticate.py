@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from berth.access import bearer, queries
 from berth.access.decide import ANONYMOUS, Actor
@@ -50,26 +52,53 @@ def parse_authorization(header: str | None) -> Credentials | None:
     )
 
 
-async def actor_of_header(conn: AsyncConnection, header: str | None, *, secret: bytes, now: datetime) -> Actor:
-    """Who sends a request with this `Authorization` header? ANONYMOUS without one.
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The question that tells who sent a request: a statement for `queries.actor_of_row`, and the claims' limits."""
+
+    statement: Any  # a SELECT; SQL types are named in queries.py only
+    repositories: Mapping[str, tuple[str, ...]] | None
+
+
+def lookup_of_header(header: str | None, *, secret: bytes, now: datetime) -> Lookup | None:
+    """What to ask the database about this `Authorization` header; None without one (ANONYMOUS).
 
     Args:
         secret: signs this installation's bearer tokens.
 
     Raises:
-        Unauthenticated: credentials were sent but are not valid now. Which part is wrong is not told.
+        Unauthenticated: credentials were sent but cannot be valid.
     """
     credentials = parse_authorization(header)
     if credentials is None:
-        return ANONYMOUS
+        return None
     if credentials.user is not None or is_token(credentials.secret):
-        actor = await queries.actor_by_token(conn, credentials.secret, credentials.user, now)
-    else:
-        claims = bearer.verify(credentials.secret, secret, now)
-        actor = await queries.actor_by_claims(conn, claims, now)
+        statement = queries.statement_by_token(credentials.secret, credentials.user, now)
+        if statement is None:
+            raise refused()
+        return Lookup(statement, None)
+    claims = bearer.verify(credentials.secret, secret, now)
+    return Lookup(queries.statement_by_claims(claims, now), claims.repositories)
+
+
+async def actor_of_header(conn: AsyncConnection, header: str | None, *, secret: bytes, now: datetime) -> Actor:
+    """Who sends a request with this `Authorization` header? ANONYMOUS without one.
+
+    Raises:
+        Unauthenticated: credentials were sent but are not valid now. Which part is wrong is not told.
+    """
+    lookup = lookup_of_header(header, secret=secret, now=now)
+    if lookup is None:
+        return ANONYMOUS
+    actor = await queries.actor_by_statement(conn, lookup.statement, lookup.repositories)
     if actor is None:
-        raise Unauthenticated(
-            "These credentials are not valid.",
-            hint="The token may have expired or been revoked. Ask for a new one, or log in again.",
-        )
+        raise refused()
     return actor
+
+
+def refused() -> Unauthenticated:
+    """The one answer to credentials that are not valid now."""
+    return Unauthenticated(
+        "These credentials are not valid.",
+        hint="The token may have expired or been revoked. Ask for a new one, or log in again.",
+    )

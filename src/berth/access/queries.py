@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, exists, false, func, literal, or_, select, true
+from sqlalchemy import ColumnElement, Select, and_, exists, false, func, literal, or_, select, true
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
@@ -119,7 +119,8 @@ def _actor_columns() -> Select[Any]:
     )
 
 
-def _actor(row: RowMapping, repositories: Mapping[str, tuple[str, ...]] | None = None) -> Actor:
+def actor_of_row(row: Mapping[str, Any], repositories: Mapping[str, tuple[str, ...]] | None = None) -> Actor:
+    """The actor in a row of one of the statements above."""
     return Actor(
         name=row["name"],
         principal_id=row["id"],
@@ -135,13 +136,8 @@ def _actor(row: RowMapping, repositories: Mapping[str, tuple[str, ...]] | None =
     )
 
 
-async def actor_by_token(
-    conn: AsyncConnection, token_text: str, user_name: str | None, now: datetime | None = None
-) -> Actor | None:
-    """Who holds this API token at `now`? None when it is unknown, revoked, expired, or its principal is disabled.
-
-    With `user_name` (Basic authentication) the token must belong to that principal. One query.
-    """
+def statement_by_token(token_text: str, user_name: str | None, now: datetime | None = None) -> Select[Any] | None:
+    """The query behind `actor_by_token`, for callers that ask more in the same round trip; None: nobody can match."""
     query = (
         _actor_columns()
         .select_from(
@@ -155,16 +151,22 @@ async def actor_by_token(
         if "\0" in user_name:  # PostgreSQL would refuse the question
             return None
         query = query.where(principals.c.name == user_name)
-    row = (await conn.execute(query)).mappings().first()
-    return None if row is None else _actor(row)
+    return query
 
 
-async def actor_by_claims(conn: AsyncConnection, claims: BearerClaims, now: datetime | None = None) -> Actor | None:
-    """Who is behind a verified bearer token, by what the database says now?
+async def actor_by_token(
+    conn: AsyncConnection, token_text: str, user_name: str | None, now: datetime | None = None
+) -> Actor | None:
+    """Who holds this API token at `now`? None when it is unknown, revoked, expired, or its principal is disabled.
 
-    Epoch, disabled flag, revocation of the API token it came from, that token's scope and all roles are read again.
-    None when any of them voids the token. `repositories` of the actor are those of the claims.
+    With `user_name` (Basic authentication) the token must belong to that principal. One query.
     """
+    query = statement_by_token(token_text, user_name, now)
+    return None if query is None else await actor_by_statement(conn, query, None)
+
+
+def statement_by_claims(claims: BearerClaims, now: datetime | None = None) -> Select[Any]:
+    """The query behind `actor_by_claims`, for callers that ask more in the same round trip."""
     join = principals
     if claims.token_id is None:
         source: Any = join.outerjoin(tokens, literal(False))
@@ -173,7 +175,7 @@ async def actor_by_claims(conn: AsyncConnection, claims: BearerClaims, now: date
             tokens,
             and_(tokens.c.id == claims.token_id, tokens.c.principal_id == principals.c.id, _usable_token(now)),
         )
-    query = (
+    return (
         _actor_columns()
         .select_from(source.outerjoin(_TOKEN_PROJECT, tokens.c.project_id == _TOKEN_PROJECT.c.id))
         .where(
@@ -183,8 +185,23 @@ async def actor_by_claims(conn: AsyncConnection, claims: BearerClaims, now: date
             principals.c.disabled.is_(False),
         )
     )
-    row = (await conn.execute(query)).mappings().first()
-    return None if row is None else _actor(row, claims.repositories)
+
+
+async def actor_by_claims(conn: AsyncConnection, claims: BearerClaims, now: datetime | None = None) -> Actor | None:
+    """Who is behind a verified bearer token, by what the database says now?
+
+    Epoch, disabled flag, revocation of the API token it came from, that token's scope and all roles are read again.
+    None when any of them voids the token. `repositories` of the actor are those of the claims.
+    """
+    return await actor_by_statement(conn, statement_by_claims(claims, now), claims.repositories)
+
+
+async def actor_by_statement(
+    conn: AsyncConnection, statement: Select[Any], repositories: Mapping[str, tuple[str, ...]] | None
+) -> Actor | None:
+    """Run one of the two statements."""
+    row = (await conn.execute(statement)).mappings().first()
+    return None if row is None else actor_of_row(row, repositories)
 
 
 async def bearer_secret(conn: AsyncConnection, candidate: bytes) -> bytes:

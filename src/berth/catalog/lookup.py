@@ -45,7 +45,7 @@ async def highest(
     conn: AsyncConnection, repository_id: int, reference: str, *, admitted: Admitted
 ) -> VersionRow | None:
     """The highest admitted, not deprecated release that a virtual tag or range allows."""
-    before: str | None = None
+    before: tuple[str, int] | None = None
     while True:
         page = await queries.versions_below(conn, repository_id, before=before, limit=PAGE)
         for _, row in page:

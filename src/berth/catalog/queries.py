@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -99,8 +99,10 @@ async def ensure_repository(conn: AsyncConnection, name: str) -> RepositoryRow |
 
 
 async def lock_repository(conn: AsyncConnection, repository_id: int) -> None:
-    """Serialise version creation within one repository."""
-    await conn.execute(select(t.repositories.c.id).where(t.repositories.c.id == repository_id).with_for_update())
+    """Serialise version creation within one repository; rows that only refer to it are not held up."""
+    await conn.execute(
+        select(t.repositories.c.id).where(t.repositories.c.id == repository_id).with_for_update(key_share=True)
+    )
 
 
 async def fix_kind(conn: AsyncConnection, repository_id: int, kind: str) -> None:
@@ -390,9 +392,12 @@ async def versions_with_digest(conn: AsyncConnection, repository_id: int, digest
 
 
 async def versions_below(
-    conn: AsyncConnection, repository_id: int, *, before: str | None, limit: int
-) -> list[tuple[str, VersionRow]]:
-    """(sort key, version) of existing releases in falling precedence, below the sort key `before`."""
+    conn: AsyncConnection, repository_id: int, *, before: tuple[str, int] | None, limit: int
+) -> list[tuple[tuple[str, int], VersionRow]]:
+    """(place, version) of existing releases in falling precedence, below the place `before`.
+
+    A place is (sort key, number): builds of one version (`1.2.0`, `1.2.0+cpu`) have equal precedence.
+    """
     statement = (
         select(t.versions.c.sort_key, *_VERSION_COLUMNS)
         .join(t.repositories, t.repositories.c.id == t.versions.c.repository_id)
@@ -406,9 +411,12 @@ async def versions_below(
         .limit(limit)
     )
     if before is not None:
-        statement = statement.where(t.versions.c.sort_key < before)
+        statement = statement.where(tuple_(t.versions.c.sort_key, t.versions.c.number) < before)
     rows = await conn.execute(statement)
-    return [(row["sort_key"], VersionRow(**{k: v for k, v in row.items() if k != "sort_key"})) for row in rows.mappings()]
+    return [
+        ((row["sort_key"], row["number"]), VersionRow(**{k: v for k, v in row.items() if k != "sort_key"}))
+        for row in rows.mappings()
+    ]
 
 
 async def insert_version(conn: AsyncConnection, values: dict[str, Any]) -> int:

@@ -193,14 +193,16 @@ async def attach_report(
     report: StoredBlob,
     report_media_type: str,
     annotations: Mapping[str, str],
+    only: int | None = None,
 ) -> str:
-    """Attach a full report as a referrer in each repository that holds the subject; returns the report's digest.
+    """Attach a report as a referrer in each repository that holds the subject (or `only` one); returns its digest.
 
     `report` was stored by `store.put_bytes` before the transaction; the empty config blob was pinned at start-up.
     """
     lease = datetime.now(UTC) + timedelta(days=1)
     await queries.insert_blob(conn, digest=report.digest, size=report.size, location=report.location, lease_until=lease)
-    for repository_id in await queries.repositories_holding(conn, subject_digest):
+    holders = await queries.repositories_holding(conn, subject_digest) if only is None else [only]
+    for repository_id in holders:
         subject = await queries.manifest_in(conn, repository_id, subject_digest)
         if subject is None:
             continue

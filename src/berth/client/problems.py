@@ -57,8 +57,8 @@ def from_response(response: httpx.Response) -> BerthError:
     hint = body.get("hint") if isinstance(body.get("hint"), str) else None
     if issubclass(kind, Denied):
         return kind(message, reasons=_reasons(body), hint=hint, digest=_digest(body))
-    if issubclass(kind, Unauthenticated) and hint is None:
-        hint = _LOGIN_HINT
+    if issubclass(kind, Unauthenticated):
+        hint = _LOGIN_HINT  # the service's own hint is for programs that speak HTTP
     facts: dict[str, Any] = {k: v for k, v in body.items() if k not in _STANDARD_MEMBERS and k != "detail"}
     facts["status"] = status
     return kind(message, hint=hint, detail=facts)

@@ -14,7 +14,7 @@ from berth.catalog import queries as catalog
 from berth.catalog.queries import RepositoryRow
 from berth.catalog.record import Receipt
 from berth.db import queue
-from berth.gates import signatures, verdicts
+from berth.gates import evidence, signatures, verdicts
 from berth.gates.decide import NEEDS
 from berth.oci.manifest import Manifest
 from berth.signing.checks import inspect
@@ -60,7 +60,9 @@ async def arrived(
             now=now,
         )
     if receipt.action in ("version", "repeat"):
-        for leaf, role in await catalog.leaves_of(conn, repository.id, receipt.digest):
+        leaves = await catalog.leaves_of(conn, repository.id, receipt.digest)
+        await evidence.share_reports(conn, repository_id=repository.id, digests=[leaf for leaf, _ in leaves])
+        for leaf, role in leaves:
             for kind in NEEDS.get(role, ()):
                 await queue.defer(conn, SCANS[kind], queue="scan", key=f"{SCANS[kind]}:{leaf}", digest=leaf)
         await verdicts.decide_now(conn, repository_id=repository.id, root=receipt.digest, now=now)

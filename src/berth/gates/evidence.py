@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -43,11 +43,7 @@ async def record_scan(
             artifact_type=_ARTIFACT_TYPES[result.kind],
             report=report,
             report_media_type=result.report_media_type,
-            annotations={
-                "org.opencontainers.image.created": result.finished_at.isoformat(),
-                "berth.scan.tool": f"{result.tool} {result.tool_version}".strip(),
-                "berth.scan.status": result.status,
-            },
+            annotations=_annotations(result.finished_at, result.tool, result.tool_version, result.status),
         )
     values: dict[str, Any] = {
         "digest": digest,
@@ -68,6 +64,28 @@ async def record_scan(
     number = await queries.insert_evidence(conn, values)
     await recompute_for_digest(conn, digest, now)
     return number
+
+
+def _annotations(finished_at: datetime, tool: str, tool_version: str, status: str) -> dict[str, str]:
+    return {
+        "org.opencontainers.image.created": finished_at.isoformat(),
+        "berth.scan.tool": f"{tool} {tool_version}".strip(),
+        "berth.scan.status": status,
+    }
+
+
+async def share_reports(conn: AsyncConnection, *, repository_id: int, digests: Sequence[str]) -> None:
+    """Attach the reports that leaves already have elsewhere to a repository that has just received these leaves."""
+    for row in await queries.reports_kept(conn, digests):
+        await attach_report(
+            conn,
+            subject_digest=row["digest"],
+            artifact_type=_ARTIFACT_TYPES[row["kind"]],
+            report=StoredBlob(row["report"], row["report_size"], row["location"]),
+            report_media_type=row["report_media_type"],
+            annotations=_annotations(row["finished_at"], row["tool"], row["tool_version"], row["status"]),
+            only=repository_id,
+        )
 
 
 async def decide_approval(

@@ -36,6 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection as AsyncConnection
 
 from berth.db.tables import (
     approvals,
+    blobs,
     closure,
     evidence,
     manifests,
@@ -262,6 +263,21 @@ async def reports_of(conn: AsyncConnection, repository_id: int, root: str, *, hi
         .subquery()
     )
     query = select(latest).where(latest.c.back <= history).order_by(latest.c.id)
+    return [dict(row) for row in (await conn.execute(query)).mappings()]
+
+
+async def reports_kept(conn: AsyncConnection, digests: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The latest full report of each leaf and kind, with the place of its bytes."""
+    newest = (
+        select(func.max(evidence.c.id))
+        .where(evidence.c.digest.in_(digests), evidence.c.report.is_not(None))
+        .group_by(evidence.c.digest, evidence.c.kind)
+    )
+    query = (
+        select(evidence, blobs.c.location, blobs.c.size.label("report_size"))
+        .join(blobs, blobs.c.digest == evidence.c.report)
+        .where(evidence.c.id.in_(newest))
+    )
     return [dict(row) for row in (await conn.execute(query)).mappings()]
 
 

@@ -74,7 +74,7 @@ def _blobs_named(body: bytes) -> list[str]:
     try:
         document = json.loads(body)
         return [str(d["digest"]) for d in (document["config"], *document["layers"])]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

@@ -16,6 +16,7 @@ from berth.oci.documents import check_spelling
 MAX_SIZE = 2**63 - 1
 _NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 _MEDIA_TYPE = re.compile(rf"{_NAME}/{_NAME}")
+_PLATFORM = ("architecture", "os", "os.version", "os.features", "variant")
 _FIELDS = ("mediaType", "digest", "size", "artifactType", "annotations", "platform", "urls", "data")
 
 
@@ -33,18 +34,23 @@ class Descriptor:
     data: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of this descriptor; absent and empty optional fields are left out."""
+        """The JSON object of this descriptor, in the field order of the specification's own Go types.
+
+        Absent and empty optional fields are left out. Programs that read an index and write it again (skopeo, podman)
+        use that order, so what we write keeps its digest on the way through them.
+        """
         value: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
-        if self.artifact_type is not None:
-            value["artifactType"] = self.artifact_type
-        if self.annotations:
-            value["annotations"] = dict(self.annotations)
-        if self.platform is not None:
-            value["platform"] = dict(self.platform)
         if self.urls:
             value["urls"] = list(self.urls)
+        if self.annotations:
+            value["annotations"] = dict(sorted(self.annotations.items()))
         if self.data is not None:
             value["data"] = self.data
+        if self.platform is not None:
+            known = {name: self.platform[name] for name in _PLATFORM if name in self.platform}
+            value["platform"] = known | dict(self.platform)
+        if self.artifact_type is not None:
+            value["artifactType"] = self.artifact_type
         return value
 
 

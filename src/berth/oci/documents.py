@@ -47,10 +47,16 @@ def loads(body: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 
 
 def dumps(value: object, *, sort_keys: bool = True) -> bytes:
-    """UTF-8 JSON without spaces; sorted keys unless a format prescribes its own order."""
-    return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
-        "utf-8"
-    )
+    """UTF-8 JSON without spaces; sorted keys unless a format prescribes its own order.
+
+    Raises:
+        ManifestInvalid: a lone surrogate (say, of an undecodable command-line argument) or a number JSON has not.
+    """
+    try:
+        text = json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8")
+    except ValueError as error:
+        raise ManifestInvalid(f"This cannot be written as JSON: {error}.") from None
 
 
 def check_spelling(value: dict[str, Any], known: Iterable[str], what: str) -> None:

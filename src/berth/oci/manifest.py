@@ -25,6 +25,7 @@ _FIELDS = (
     "annotations",
     "fsLayers",
 )
+_GO_ESCAPES = tuple((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "<>&\u2028\u2029")
 _SCHEMA1_HINT = "Push it again with a current client (Docker 1.10 or newer writes schema 2)."
 
 
@@ -130,14 +131,22 @@ def _finish(
     subject: Descriptor | None,
     annotations: Mapping[str, str] | None,
 ) -> bytes:
-    value |= {"schemaVersion": 2, "mediaType": own_type}
+    """In the form that Go's `encoding/json` gives the specification's types: field order, and `<`, `>`, `&` escaped.
+
+    skopeo and podman read an index and write it again; only in this form does its digest survive that.
+    """
+    whole: dict[str, Any] = {"schemaVersion": 2, "mediaType": own_type}
     if artifact_type is not None:
-        value["artifactType"] = artifact_type
+        whole["artifactType"] = artifact_type
+    whole |= value
     if subject is not None:
-        value["subject"] = subject.to_json()
+        whole["subject"] = subject.to_json()
     if annotations:
-        value["annotations"] = dict(annotations)
-    return dumps(value)
+        whole["annotations"] = dict(sorted(annotations.items()))
+    body = documents.dumps(whole, sort_keys=False)
+    for character, escape in _GO_ESCAPES:
+        body = body.replace(character, escape)
+    return body
 
 
 def _declared_type(value: dict[str, Any], content_type: str | None) -> str | None:

@@ -81,16 +81,21 @@ class Door:
                 if isinstance(error, BerthError) and status:
                     log.warning("answer_broken_off", path=path, error=error.code, message=error.message)
                     raise
-                await self._unexpected(scope, send, error, started=bool(status))
+                await self._unexpected(scope, receive, send, error, started=bool(status), part=part)
                 status = status or 500
             finally:
                 metrics.count_request(part, scope["method"], status)
 
-    async def _unexpected(self, scope: Scope, send: Send, error: Exception, *, started: bool) -> None:
+    async def _unexpected(
+        self, scope: Scope, receive: Receive, send: Send, error: Exception, *, started: bool, part: str
+    ) -> None:
         reference = secrets.token_hex(8)
         log.error("unexpected_error", id=reference, path=scope["path"], method=scope["method"], exc_info=error)
         if started:
             raise error  # the answer has begun: break the connection rather than end it as if it were whole
+        if part == "rest":
+            await problems.unexpected(reference)(scope, receive, send)
+            return
         body = wire_errors.render(
             [WireError("UNKNOWN", f"Berth failed unexpectedly; its log has the details under {reference}.")]
         )

@@ -69,8 +69,11 @@ async def put(client: RegistryClient, repository: str, upload: Upload) -> Arriva
     Raises:
         IntegrityError: the source has other bytes than the digest names (nothing is stored).
     """
-    if await blobs.head(client, repository, upload.digest) is not None:
-        return Arrival.present
+    try:
+        if await blobs.head(client, repository, upload.digest) is not None:
+            return Arrival.present
+    except RemoteAuthError:
+        pass  # an answer to HEAD has no body: the POST below is refused with the reason, or the right is to push only
     location: httpx.URL | None = None
     for origin in upload.mount_from:
         if origin == repository:

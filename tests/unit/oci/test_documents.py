@@ -78,6 +78,12 @@ def test_canonical_form_sorts_keys_and_has_no_spaces() -> None:
     assert documents.dumps({"b": 1, "a": 2}, sort_keys=False) == b'{"b":1,"a":2}'
 
 
+@pytest.mark.parametrize("value", ["\udc80", {"\ud800": 1}, float("nan"), float("inf")], ids=ascii)
+def test_what_is_not_json_is_not_written(value: object) -> None:
+    with pytest.raises(ManifestInvalid):
+        documents.dumps(value)
+
+
 @pytest.mark.parametrize("key", ["Layers", "LAYERS", "layer\u017f"])
 def test_a_key_that_go_would_match_to_a_known_field_is_refused(key: str) -> None:
     with pytest.raises(ManifestInvalid, match="written 'layers'"):

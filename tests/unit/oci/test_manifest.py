@@ -193,21 +193,31 @@ def test_sha512_content_is_accepted() -> None:
 
 
 def test_the_golden_bytes_of_what_we_write() -> None:
+    """Field order and escapes of Go's encoding/json, so that skopeo and podman write back what they read."""
     body = manifests.image(
         config=Descriptor(types.OCI_EMPTY, EMPTY, 2),
         layers=[Descriptor("a/b", OTHER, 3, annotations={"k": "v"})],
         artifact_type="application/vnd.example",
         subject=Descriptor(types.OCI_INDEX, OTHER, 4),
-        annotations={"z": "1"},
+        annotations={"z": "<1&2>", "a": "é"},
     )
     assert body.decode() == (
-        '{"annotations":{"z":"1"},"artifactType":"application/vnd.example","config":{"digest":"%s",'
-        '"mediaType":"application/vnd.oci.empty.v1+json","size":2},"layers":[{"annotations":{"k":"v"},"digest":"%s",'
-        '"mediaType":"a/b","size":3}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2,'
-        '"subject":{"digest":"%s","mediaType":"application/vnd.oci.image.index.v1+json","size":4}}'
+        '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",'
+        '"artifactType":"application/vnd.example",'
+        '"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2},'
+        '"layers":[{"mediaType":"a/b","digest":"%s","size":3,"annotations":{"k":"v"}}],'
+        '"subject":{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"%s","size":4},'
+        '"annotations":{"a":"é","z":"\\u003c1\\u00262\\u003e"}}'
     ) % (EMPTY, OTHER, OTHER)
-    assert manifests.index([]) == (
-        b'{"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}'
+    platform = {"os": "linux", "variant": "v8", "architecture": "arm64"}
+    assert (
+        manifests.index([Descriptor(types.OCI_MANIFEST, OTHER, 3, platform=platform)]).decode()
+        == (
+            '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":['
+            '{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"%s","size":3,'
+            '"platform":{"architecture":"arm64","os":"linux","variant":"v8"}}]}'
+        )
+        % OTHER
     )
 
 

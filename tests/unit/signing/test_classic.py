@@ -87,6 +87,8 @@ def test_rejections() -> None:
     assert judge(body, digest=OTHER) == ("invalid", "digest_mismatch")
     assert judge(body, "") == ("invalid", "bad_format")
     assert judge(body, "not base64!") == ("invalid", "bad_format")
+    assert judge(body, signed(body)[:8] + "!" + signed(body)[8:]) == ("invalid", "bad_format")
+    assert judge(body, signed(body) + "\n") == ("invalid", "bad_format")
     assert judge(body, "A" * 4000) == ("invalid", "bad_format")
     assert judge(body + b" " * 1024 * 1024) == ("invalid", "bad_format")
 
@@ -136,6 +138,7 @@ def test_a_payload_by_a_trusted_key_with_wrong_content_is_invalid(body: bytes, r
         ("reg.example/other/demo:v1", "ml/demo", False),
         ("evil.example/x/ml/demo:v1", "ml/demo", False),
         ("other.example/ml/demo:v1", "reg.example/ml/demo", False),
+        ("evil.example/reg.example/ml/demo:v1", "reg.example/ml/demo", False),
         ("ml/demo:v1", "reg.example/ml/demo", False),
         ("", "ml/demo", False),
         (":v1", "ml/demo", False),

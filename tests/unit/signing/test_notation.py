@@ -234,6 +234,14 @@ def test_a_der_signature_is_refused() -> None:
     assert judge(blob) == ("invalid", "bad_signature")
 
 
+def test_a_longer_spelling_of_the_same_numbers_is_refused() -> None:
+    def padded(key: Key, data: bytes, algorithm: str) -> bytes:
+        raw = raw_signature(key, data, algorithm)
+        return raw[:32] + b"\0" + raw[32:]
+
+    assert judge(envelope(KEY, CHAIN, signature=padded)) == ("invalid", "bad_signature")
+
+
 def test_a_signature_by_another_key_or_over_other_bytes_is_refused() -> None:
     assert judge(envelope(ec_key(256, 7), CHAIN)) == ("invalid", "bad_signature")
     value = json.loads(envelope(KEY, CHAIN))

@@ -252,7 +252,7 @@ def _blobs_of(subject: Subject) -> list[str]:
         blobs = [str(descriptor["digest"]) for descriptor in (config, *layers)]
         config_type = config["mediaType"]
         foreign = [layer["digest"] for layer in layers if layer.get("urls")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _CannotScanError(
             "inconclusive", "manifest.unreadable", f"{subject.digest} is not an image manifest ({error!r})."
         ) from error

@@ -58,9 +58,10 @@ def read(document: object) -> Reading:
     name = f"{_text(system.get('Family'))} {_text(system.get('Name'))}".strip()
     if not packages:
         what = f"the OS ({name}) was recognised but not a single package" if name else "no OS and no package was found"
+        # A from-scratch image may be allowed by policy; an OS whose package database is gone never is.
         problems.append(
             Problem(
-                "packages.none",
+                "os.no_packages" if name else "packages.none",
                 f"Trivy could not judge the image: {what}. Build it on a base image whose package database is kept.",
             )
         )

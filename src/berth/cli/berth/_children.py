@@ -122,7 +122,7 @@ class Child:
 class Signals:
     """Turns signals into something to wait for, together with what the children say.
 
-    `stops` counts SIGTERM and SIGINT: the first asks for an orderly end, the second for an immediate one.
+    `stops` counts SIGTERM, SIGINT and SIGHUP: the first asks for an orderly end, the second for an immediate one.
     """
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class Signals:
 
     @contextmanager
     def caught(self) -> Iterator[Signals]:
-        """Catches SIGTERM, SIGINT and SIGCHLD within the block."""
+        """Catches SIGTERM, SIGINT, SIGHUP and SIGCHLD within the block."""
 
         def stop(_number: int, _frame: object) -> None:
             self.stops += 1
@@ -142,6 +142,8 @@ class Signals:
             """Only wakes `wait`."""
 
         wanted = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGCHLD: child}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is ignored under nohup
+            wanted[signal.SIGHUP] = stop
         before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
         wakeup = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
@@ -164,10 +166,13 @@ class Signals:
 
 
 def wait_until_ready(children: Sequence[Child], signals: Signals) -> bool:
-    """Whether all became ready; False when we were told to stop. Raises SetupError when one ends before."""
+    """Whether all became ready; False when we were told to stop. Raises SetupError when one ends before it was.
+
+    One that was ready and has ended since is no failed start: whoever watches restarts it.
+    """
     while not all(child.ready for child in children):
         for child in children:
-            if child.ended() is not None:
+            if not child.ready and child.ended() is not None:
                 raise SetupError(f"The {child.name} did not start; the lines above say why.")
         if signals.stops:
             return False

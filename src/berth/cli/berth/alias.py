@@ -30,7 +30,7 @@ def ls(model: Model, output: OutputOption = Format.text) -> None:
     """List a model's aliases."""
     with Berth.from_settings() as berth:
         rows = berth.aliases.ls(model)
-    columns = [("name", "alias"), "version", "digest", "moved_at", "moved_by"]
+    columns = ["alias", "version", "digest", "moved_at", "moved_by"]
     Output(output).table(rows, columns, empty="It has no aliases.")
 
 

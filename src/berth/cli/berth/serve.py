@@ -8,8 +8,9 @@ from typing import Annotated, Final
 
 import typer
 
+import berth
 from berth.cli.berth._settings import service_settings
-from berth.cli.berth._supervised import Supervisor, SupervisorFd, run_alone
+from berth.cli.berth._supervised import Supervisor, SupervisorFd, quick_imports, run_alone
 from berth.errors import SetupError
 from berth.settings import ServiceSettings
 
@@ -33,12 +34,15 @@ def serve(
     supervisor = Supervisor(supervisor_fd)
     database_needed(settings)
 
-    import uvicorn
-    import uvloop
+    with quick_imports():
+        import uvicorn
+        import uvloop
 
-    from berth import telemetry, wiring
+        from berth import telemetry, wiring
 
     telemetry.configure_logging(process="server", log_format=settings.log_format, level=settings.log_level)
+    if settings.sentry_dsn is not None:
+        telemetry.start_sentry(settings.sentry_dsn.get_secret_value(), process="server", release=berth.__version__)
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else listen(settings.host, settings.port)
 
     class Server(uvicorn.Server):

@@ -56,6 +56,7 @@ def up(
         service = _Service(settings, listener, signals, log, state)
         try:
             if service.start():
+                state.write(ready=True)
                 _greet(settings, url, log)
                 service.watch()
                 log.info("stopping", hint="once more to stop at once")

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+import berth
 from berth.cli.berth._settings import service_settings
-from berth.cli.berth._supervised import Supervisor, SupervisorFd, run_alone
+from berth.cli.berth._supervised import Supervisor, SupervisorFd, quick_imports, run_alone
 from berth.cli.berth.serve import database_needed
 
 
@@ -25,10 +26,13 @@ def worker(
     supervisor = Supervisor(supervisor_fd)
     database_url = database_needed(settings)
 
-    from berth import telemetry, wiring
-    from berth.jobs import runner
+    with quick_imports():
+        from berth import telemetry, wiring
+        from berth.jobs import runner
 
     telemetry.configure_logging(process="worker", log_format=settings.log_format, level=settings.log_level)
+    if settings.sentry_dsn is not None:
+        telemetry.start_sentry(settings.sentry_dsn.get_secret_value(), process="worker", release=berth.__version__)
 
     async def main() -> None:
         context = wiring.job_context(settings)

@@ -30,7 +30,8 @@ COMMANDS = Branch(
         "reject": Leaf(f"{_HERE}.reject:reject", "Reject a version."),
         "revoke": Leaf(f"{_HERE}.revoke:revoke", "Take an approval back; the version is refused at once."),
         "explain": Leaf(f"{_HERE}.explain:explain", "Say whether a version may be pulled, and every reason why not."),
-        "scans": Leaf(f"{_HERE}.scans:scans", "Show which scans of a version are pending, or start them again."),
+        "scan": Leaf(f"{_HERE}.scans:scan", "Scan a version again."),
+        "scans": Leaf(f"{_HERE}.scans:scans", "Show which scans of a version are pending."),
         "evidence": Branch(
             "What is known about a version: reports, signatures, checks.",
             {

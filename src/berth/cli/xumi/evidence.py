@@ -22,8 +22,11 @@ def ls(
     """List the evidence about a version: every scan and check, newest first."""
     with Berth.from_settings() as berth:
         items = berth.versions.evidence(ref)
+    out = Output(output)
+    if not out.json:
+        items = [{**item, "summary": in_short(item.get("summary"))} for item in items]
     columns = ["id", "kind", "status", "tool", "tool_version", "finished_at", "summary"]
-    Output(output).table(items, columns, empty="There is no evidence about it yet.")
+    out.table(items, columns, empty="There is no evidence about it yet.")
 
 
 def report(
@@ -44,6 +47,24 @@ def report(
     except OSError as error:
         raise InvalidInput(f"{file} cannot be written: {error.strerror}.") from error
     Output().note(f"{os.fspath(file)}: {human_size(len(body))}, {media_type}")
+
+
+def in_short(summary: object) -> str:
+    """A scan's summary in a few words: how many findings of which severity, what stood in its way."""
+    if not isinstance(summary, dict):
+        return str(summary or "")
+    parts = []
+    severities = summary.get("severities")
+    for name, counts in severities.items() if isinstance(severities, dict) else ():
+        total = counts.get("total", 0) if isinstance(counts, dict) else counts
+        if total:
+            parts.append(f"{total} {str(name).lower()}")
+    for name in ("malicious", "suspicious", "problems"):
+        found = summary.get(name)
+        if isinstance(found, list) and found:
+            codes = dict.fromkeys(str(f.get("code")) for f in found if isinstance(f, dict) and f.get("code"))
+            parts.append(f"{len(found)} {name}" + (f" ({', '.join(codes)})" if codes else ""))
+    return ", ".join(parts) or "nothing found"
 
 
 def choose(items: list[Json], which: str) -> Json:

@@ -1,4 +1,4 @@
-"""`xumi scans`: are the scans of a version done? Or start them again."""
+"""`xumi scans`, `xumi scan`: are the scans of a version done? And: start them again."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from berth.client import Berth
 
 def scans(
     ref: Annotated[str, typer.Argument(help="project/model:version or @digest.")],
-    again: Annotated[bool, typer.Option("--again", help="Start every scan of the version anew.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until they have ended.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="With --wait: seconds to wait at most.")] = 900,
     output: OutputOption = Format.text,
 ) -> None:
-    """Show which scans of a version are pending, or start them again."""
-    out = Output(output)
+    """Show which scans of a version are pending."""
+    _show(ref, again=False, wait=wait, timeout=timeout, out=Output(output))
+
+
+def scan(
+    ref: Annotated[str, typer.Argument(help="project/model:version or @digest.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until they have ended.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, help="With --wait: seconds to wait at most.")] = 900,
+    output: OutputOption = Format.text,
+) -> None:
+    """Scan a version again, on the service, with the scanners and databases of now."""
+    _show(ref, again=True, wait=wait, timeout=timeout, out=Output(output))
+
+
+def _show(ref: str, *, again: bool, wait: bool, timeout: float, out: Output) -> None:
     with Berth.from_settings() as berth:
         if again:
             berth.versions.rescan(ref)

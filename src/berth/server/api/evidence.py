@@ -194,7 +194,11 @@ async def rescan(request: Request, project: str, model: str, ref: str) -> Scans:
         for digest, role in await catalog_queries.leaves_of(call.conn, place.repository.id, place.version.digest):
             for kind in NEEDS.get(role, ()):
                 job = _JOBS[kind]
-                await queue.defer(call.conn, job, queue="scan", key=f"{job}:{digest}", digest=digest)
+                # Somebody asked: scan although a fresh report is there.
+                asked = f"asked {call.now.isoformat()}"
+                await queue.defer(
+                    call.conn, job, queue="scan", key=f"{job}:{digest}", digest=digest, input_version=asked
+                )
                 started.append(f"{job}:{digest}")
         await audit.record(
             call.conn,

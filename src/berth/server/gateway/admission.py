@@ -6,7 +6,6 @@ that ran out is decided again, evidence rides on its subject, and quarantine ope
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from berth.access import audit
 from berth.access.decide import Actor, decide
 from berth.errors import Denied, ManifestInvalid
 from berth.gates import verdicts
+from berth.gates.facts import FIRST_ADMISSION
 from berth.oci import manifest as manifests
 from berth.server.gateway import queries
 from berth.server.gateway.exchange import Exchange
@@ -34,12 +34,12 @@ class Leave:
 
 async def permit_manifest(exchange: Exchange, actor: Actor, repository: str, facts: ManifestFacts) -> Leave:
     """Raise Denied unless the actor may read this manifest now."""
-    if facts.open_project or facts.admitted:
+    if facts.admitted:
         return Leave()
     async with exchange.services.db.transaction() as conn:
         about = facts.evidence_for or facts.digest
         admitted, reasons = await _ask(exchange, conn, facts.repository_id, about)
-    if admitted:
+    if admitted or (facts.open_project and not reasons):
         return Leave()
     if decide(actor, "quarantine.manifest.read", _project(repository)).allowed:
         return Leave(quarantined=True)
@@ -48,7 +48,7 @@ async def permit_manifest(exchange: Exchange, actor: Actor, repository: str, fac
 
 async def permit_blob(exchange: Exchange, actor: Actor, repository: str, facts: BlobFacts) -> Leave:
     """Raise Denied unless the actor may read this blob now; reading a quarantined one is audited."""
-    if facts.open_project or facts.admitted:
+    if facts.admitted:
         return Leave()
     project = _project(repository)
     async with exchange.services.db.transaction() as conn:
@@ -59,8 +59,8 @@ async def permit_blob(exchange: Exchange, actor: Actor, repository: str, facts: 
                 break
             admitted, found = await _ask(exchange, conn, facts.repository_id, subject)
             reasons = reasons or found
-        if admitted:
-            return Leave()
+        if admitted or (facts.open_project and not reasons):
+            return Leave()  # in an open project only what a person rejected or revoked is held back
         if decide(actor, "quarantine.read", project).allowed:
             await audit.record(
                 conn,
@@ -92,17 +92,8 @@ async def _ask(
         verdict = await verdicts.verdict_of(conn, repository_id, root, exchange.services.clock())
         if verdict.admitted:
             return True, []
-        reasons = reasons or [_plain(reason) for reason in verdict.reasons]
+        reasons = reasons or [dict(r) for r in verdict.reasons if r["code"] != FIRST_ADMISSION]
     return False, reasons
-
-
-def _plain(reason: Any) -> dict[str, Any]:
-    if isinstance(reason, Mapping):
-        return dict(reason)
-    plain: dict[str, Any] = {"code": reason.code, "message": reason.message}
-    if reason.subject:
-        plain["subject"] = reason.subject
-    return plain
 
 
 async def _is_config(conn: AsyncConnection, facts: BlobFacts) -> bool:

@@ -11,8 +11,9 @@ from typing import Literal
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berth.access import audit
-from berth.access.authenticate import actor_of_header
-from berth.access.decide import Actor, decide
+from berth.access.authenticate import Lookup, lookup_of_header, refused
+from berth.access.decide import ANONYMOUS, Actor, decide
+from berth.access.queries import actor_by_statement
 from berth.errors import Forbidden, NameUnknown, Unauthenticated
 from berth.server.gateway.exchange import Exchange
 
@@ -20,14 +21,10 @@ Wire = Literal["pull", "push", "delete"]
 ACTIONS: dict[str, str] = {"pull": "version.pull", "push": "version.push", "delete": "version.delete"}
 
 
-async def actor_of(exchange: Exchange, conn: AsyncConnection) -> Actor:
-    """The actor behind the Authorization header, ANONYMOUS without one.
-
-    Raises Unauthenticated when the header is there but no good.
-    """
+def lookup_of(exchange: Exchange) -> Lookup | None:
+    """What to ask the database about the sender; None for ANONYMOUS. Raises Unauthenticated for bad credentials."""
     try:
-        return await actor_of_header(
-            conn,
+        return lookup_of_header(
             exchange.headers.get("authorization"),
             secret=exchange.services.bearer_secret,
             now=exchange.services.clock(),
@@ -35,6 +32,26 @@ async def actor_of(exchange: Exchange, conn: AsyncConnection) -> Actor:
     except Unauthenticated as error:
         error.detail["error"] = "invalid_token"
         raise
+
+
+def known(actor: Actor | None) -> Actor:
+    """The actor that a lookup found. Raises Unauthenticated when it found nobody."""
+    if actor is None:
+        error = refused()
+        error.detail["error"] = "invalid_token"
+        raise error
+    return actor
+
+
+async def actor_of(exchange: Exchange, conn: AsyncConnection) -> Actor:
+    """The actor behind the Authorization header, ANONYMOUS without one.
+
+    Raises Unauthenticated when the header is there but no good.
+    """
+    lookup = lookup_of(exchange)
+    if lookup is None:
+        return ANONYMOUS
+    return known(await actor_by_statement(conn, lookup.statement, lookup.repositories))
 
 
 def unknown_name(repository: str) -> NameUnknown:
@@ -55,7 +72,7 @@ async def require(exchange: Exchange, actor: Actor, repository: str, action: Wir
                 conn,
                 actor=actor,
                 action=ACTIONS[action],
-                project=project if decision.visible else None,
+                project=project,
                 object=repository,
                 outcome="denied",
                 detail={"reason": decision.reason},

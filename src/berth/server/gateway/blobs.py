@@ -6,13 +6,13 @@ import re
 from datetime import timedelta
 
 from berth.access import audit
-from berth.access.decide import decide
+from berth.access.decide import ANONYMOUS, decide
 from berth.catalog import queries as catalog
 from berth.catalog import removal
 from berth.errors import BlobUnknown, RangeInvalid, Unsupported
 from berth.server.gateway import queries
 from berth.server.gateway.admission import permit_blob
-from berth.server.gateway.authenticate import actor_of, require, unknown_name
+from berth.server.gateway.authenticate import actor_of, known, lookup_of, require, unknown_name
 from berth.server.gateway.exchange import Exchange
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -32,9 +32,13 @@ async def handle(exchange: Exchange) -> None:
 async def _read(exchange: Exchange) -> None:
     name, digest = exchange.route["name"], exchange.digest()
     now = exchange.services.clock()
+    lookup = lookup_of(exchange)
+    if lookup is None:
+        await require(exchange, ANONYMOUS, name, "pull")
+        return
     async with exchange.services.db.reading() as conn:
-        actor = await actor_of(exchange, conn)
-        facts = await queries.blob_facts(conn, name, digest, now)
+        found, facts = await queries.actor_and_blob(conn, lookup, name, digest, now)
+    actor = known(found)
     pushing = exchange.method == "HEAD" and decide(actor, "version.push", name.partition("/")[0]).allowed
     await require(exchange, actor, name, "pull")
     if facts is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from berth.access import audit
+from berth.access.decide import ANONYMOUS
 from berth.catalog import classify, lookup, record, removal
 from berth.catalog import queries as catalog
 from berth.errors import DigestInvalid, InvalidInput, ManifestUnknown, Unsupported
@@ -15,7 +16,7 @@ from berth.oci import reference as references
 from berth.oci.manifest import Manifest
 from berth.server.gateway import queries
 from berth.server.gateway.admission import admitted_root, permit_manifest
-from berth.server.gateway.authenticate import actor_of, require, unknown_name
+from berth.server.gateway.authenticate import actor_of, known, lookup_of, require, unknown_name
 from berth.server.gateway.exchange import Exchange
 from berth.server.gateway.queries import ManifestFacts
 
@@ -43,9 +44,13 @@ async def _read(exchange: Exchange) -> None:
     name, wanted = exchange.route["name"], exchange.route["reference"]
     now = exchange.services.clock()
     by_digest = digests.is_digest(wanted)
+    lookup = lookup_of(exchange)
+    if lookup is None:
+        await require(exchange, ANONYMOUS, name, "pull")
+        return
     async with exchange.services.db.reading() as conn:
-        actor = await actor_of(exchange, conn)
-        facts = await queries.manifest_facts(conn, name, wanted, now, by_digest=by_digest)
+        found, facts = await queries.actor_and_manifest(conn, lookup, name, wanted, now, by_digest=by_digest)
+    actor = known(found)
     await require(exchange, actor, name, "pull")
     if facts is None and not by_digest:
         facts = await _by_name(exchange, name, wanted)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, column, literal, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from berth.access.authenticate import Lookup
+from berth.access.decide import Actor
+from berth.access.queries import actor_of_row
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,20 @@ _MANIFEST_BY_TAG = text(
 )
 
 
+_BLOB_COLUMNS = ("repository_id", "open_project", "digest", "size", "location", "admitted")
+_MANIFEST_COLUMNS_READ = (
+    "repository_id",
+    "open_project",
+    "digest",
+    "media_type",
+    "body",
+    "evidence_for",
+    "admitted",
+)
+
+
 async def blob_facts(conn: AsyncConnection, repository: str, digest: str, now: datetime) -> BlobFacts | None:
+    """The blob alone, for callers who know the actor already."""
     row = (await conn.execute(_BLOB, {"repository": repository, "digest": digest, "now": now})).mappings().one_or_none()
     return None if row is None else BlobFacts(**row)
 
@@ -77,10 +95,54 @@ async def blob_facts(conn: AsyncConnection, repository: str, digest: str, now: d
 async def manifest_facts(
     conn: AsyncConnection, repository: str, reference: str, now: datetime, *, by_digest: bool
 ) -> ManifestFacts | None:
+    """The manifest alone, for callers who know the actor already."""
     statement = _MANIFEST_BY_DIGEST if by_digest else _MANIFEST_BY_TAG
     rows = await conn.execute(statement, {"repository": repository, "reference": reference, "now": now})
     row = rows.mappings().one_or_none()
     return None if row is None else ManifestFacts(**row)
+
+
+async def actor_and_blob(
+    conn: AsyncConnection, lookup: Lookup, repository: str, digest: str, now: datetime
+) -> tuple[Actor | None, BlobFacts | None]:
+    """Who asks (epoch, revocation, roles) and what for (place, verdict), in one round trip (design §5)."""
+    facts = _BLOB.bindparams(repository=repository, digest=digest, now=now)
+    row = await _both(conn, lookup, facts, _BLOB_COLUMNS)
+    if row["repository_id"] is None:
+        return _actor(row, lookup), None
+    return _actor(row, lookup), BlobFacts(**{name: row[name] for name in _BLOB_COLUMNS})
+
+
+async def actor_and_manifest(
+    conn: AsyncConnection, lookup: Lookup, repository: str, reference: str, now: datetime, *, by_digest: bool
+) -> tuple[Actor | None, ManifestFacts | None]:
+    """The same for a manifest by digest or stored tag."""
+    statement = _MANIFEST_BY_DIGEST if by_digest else _MANIFEST_BY_TAG
+    facts = statement.bindparams(repository=repository, reference=reference, now=now)
+    row = await _both(conn, lookup, facts, _MANIFEST_COLUMNS_READ)
+    if row["repository_id"] is None:
+        return _actor(row, lookup), None
+    return _actor(row, lookup), ManifestFacts(**{name: row[name] for name in _MANIFEST_COLUMNS_READ})
+
+
+async def _both(conn: AsyncConnection, lookup: Lookup, facts: TextClause, names: Sequence[str]) -> Mapping[str, Any]:
+    """One row: the actor's columns as `actor_<name>` and the facts', all null where there is no such thing."""
+    who = lookup.statement.subquery("who")
+    what = facts.columns(*(column(name) for name in names)).subquery("what")
+    both = (
+        select(*(who.c[name].label(f"actor_{name}") for name in who.c.keys()), *(what.c[name] for name in names))  # noqa: SIM118 - a column collection is no dict
+        .select_from(select(literal(1).label("one")).subquery("one"))
+        .outerjoin(who, true())
+        .outerjoin(what, true())
+    )
+    return dict((await conn.execute(both)).mappings().one())
+
+
+def _actor(row: Mapping[str, Any], lookup: Lookup) -> Actor | None:
+    if row["actor_id"] is None:
+        return None
+    own = {name.removeprefix("actor_"): value for name, value in row.items() if name.startswith("actor_")}
+    return actor_of_row(own, lookup.repositories)
 
 
 async def version_roots(conn: AsyncConnection, repository_id: int, digest: str, limit: int) -> list[str]:

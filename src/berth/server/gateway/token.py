@@ -35,6 +35,9 @@ async def handle(exchange: Exchange) -> None:
         actor, scopes = found, form.get("scope", [])
     else:
         raise Unsupported(f"{exchange.method} is not possible here.")
+    if actor.repositories is not None:
+        # Otherwise a five-minute token could renew itself for ever and widen what it was issued for.
+        raise Unauthenticated("A bearer token cannot be exchanged for another one; send your API token.")
     if actor.anonymous or actor.name is None or actor.principal_id is None:
         raise Unauthenticated("Nothing here is open to everybody; sign in first.")
     granted, catalog = _grant(actor, " ".join(scopes).split())

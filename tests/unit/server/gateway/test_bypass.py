@@ -332,3 +332,19 @@ async def test_a_deleted_version_lets_nothing_out_any_more(scene: Scene) -> None
     assert (await WAYS["tag"](scene, scene.reader)).status_code == 404
     assert (await WAYS["layer"](scene, scene.reader)).status_code == 403
     assert (await WAYS["root digest"](scene, scene.reader)).status_code == 403
+
+
+async def test_a_rejected_version_of_an_open_project_is_held_back_and_everything_else_is_not(
+    installation: Installation,
+) -> None:
+    await installation.project("lab", "open")
+    developer = await installation.user("dev", "lab", "developer")
+    reader = await installation.user("rae", "lab", "reader")
+    bad, good = await developer.image("lab/demo", "1.0.0", "bad"), await developer.image("lab/demo", "1.0.1", "good")
+    await installation.decided("lab/demo", bad.digest, "rejected")
+    assert (await reader("GET", f"/v2/lab/demo/manifests/{bad.digest}")).status_code == 403
+    assert (await reader("GET", f"/v2/lab/demo/blobs/{bad.layer}")).status_code == 403
+    assert (await reader("GET", f"/v2/lab/demo/manifests/{good.digest}")).status_code == 200
+    assert (await reader("GET", f"/v2/lab/demo/blobs/{good.layer}")).status_code == 200
+    loose = await developer.blob("lab/demo", b"committed, in no manifest yet")
+    assert (await reader("GET", f"/v2/lab/demo/blobs/{loose}")).status_code == 200

@@ -278,3 +278,37 @@ async def test_the_catalog_shows_only_what_one_may_pull(installation: Installati
     assert (await reader("GET", "/v2/_catalog")).json() == {"repositories": ["lab/demo"]}
     assert (await guest("GET", "/v2/_catalog")).json() == {"repositories": []}
     assert (await installation.anonymous("GET", "/v2/_catalog")).status_code == 401
+
+
+async def test_reports_of_shared_content_are_attached_where_it_arrives_later(
+    installation: Installation, developer: Client
+) -> None:
+    """Evidence belongs to the digest: the second repository shows the report without a second scan."""
+    from berth.adapters.scanners.contract import ScanResult, Summary
+    from berth.gates import evidence
+
+    image = await developer.image("ml/one", "1.0.0")
+    now = installation.services.clock()
+    report = await installation.services.store.put_bytes(b'{"findings": []}')
+    result = ScanResult(
+        kind="vulnerabilities",
+        status="ok",
+        summary=Summary(),
+        tool="trivy",
+        tool_version="0.76.0",
+        database={"updated_at": now.isoformat()},
+        report=b'{"findings": []}',
+        report_media_type="application/json",
+        log="",
+        started_at=now,
+        finished_at=now,
+    )
+    async with installation.services.db.transaction() as conn:
+        await evidence.record_scan(conn, digest=image.digest, result=result, report=report, now=now)
+    await developer.image("ml/two", "1.0.0")
+    for repository in ("ml/one", "ml/two"):
+        listed = (await developer("GET", f"/v2/{repository}/referrers/{image.digest}")).json()["manifests"]
+        assert [entry["artifactType"] for entry in listed] == ["application/vnd.berth.report.trivy.v1+json"]
+        manifest = (await developer("GET", f"/v2/{repository}/manifests/{listed[0]['digest']}")).json()
+        blob = await developer("GET", f"/v2/{repository}/blobs/{manifest['layers'][0]['digest']}")
+        assert blob.content == b'{"findings": []}'

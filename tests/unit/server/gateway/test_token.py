@@ -122,3 +122,24 @@ async def test_the_oauth2_form_of_containerd_works(installation: Installation, r
     )
     assert answer.status_code == 200
     assert await get(installation, answer.json()["access_token"]) == 200
+
+
+async def test_a_bearer_token_cannot_renew_or_widen_itself(installation: Installation, reader: Client) -> None:
+    token = await exchange(reader, "repository:ml/other:pull")
+    answer = await installation.anonymous(
+        "GET", "/v2/token?scope=repository:ml/demo:pull", Authorization=f"Bearer {token}"
+    )
+    assert answer.status_code == 401
+
+
+async def test_a_blob_get_asks_the_database_once(installation: Installation, reader: Client) -> None:
+    """Token, epoch, role, place and verdict in one round trip (design §5)."""
+    from sqlalchemy import event
+
+    manifest = (await reader("GET", "/v2/ml/demo/manifests/1.0.0")).json()
+    layer = manifest["layers"][0]["digest"]
+    statements: list[str] = []
+    engine = installation.services.db._engine.sync_engine  # noqa: SLF001 - counts what goes over the wire
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    assert (await reader("GET", f"/v2/ml/demo/blobs/{layer}")).status_code == 200
+    assert len(statements) == 1, statements

@@ -97,6 +97,15 @@ class Content:
         """A reader from the start."""
         return self.seekable() or self._raw()
 
+    def small_held(self, limit: int) -> Content:
+        """The same, in memory if it is a stream of at most `limit` bytes."""
+        if self.stream is None or (self.size is not None and self.size > limit):
+            return self
+        start = read_exactly(self._raw(), limit + 1)
+        if len(start) <= limit:
+            return Content(self.path, len(start), data=start)
+        return Content(self.path, self.size, stream=Chained(start, self._raw()))
+
     def held(self, limit: int) -> Content | None:
         """The same with random access: a stream is read into memory; None if it has more than `limit` bytes."""
         if self.stream is None:

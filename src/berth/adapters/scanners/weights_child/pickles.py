@@ -9,42 +9,19 @@ strings, numbers, tuples, imports and calls; whatever else lies on the stack is 
 from __future__ import annotations
 
 import codecs
+import io
 import pickletools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from berth.adapters.scanners.weights_child.content import Readable, read_exactly
+from berth.adapters.scanners.weights_child.byte_source import BrokenError, Source, TooLargeError
+from berth.adapters.scanners.weights_child.dtypes import Call, Import, holds_objects, letters_of
 
-_CHUNK = 256 << 10
 _LONGEST_TEXT = 4096
-_LONGEST_LINE = 1 << 20
 _TUPLE = 64
 _STATE = 64
-
-
-class BrokenError(Exception):
-    """The stream is no pickle from here on: an unpickler would stop too."""
-
-
-class TooLargeError(Exception):
-    """A limit was reached before the end of the pickle."""
-
-
-@dataclass(frozen=True)
-class Import:
-    module: str
-    name: str
-
-
-@dataclass
-class Call:
-    """The result of calling something; `state` is what BUILD put into it."""
-
-    target: Any
-    arguments: Any = None
-    state: Any = None
 
 
 class _Opaque:
@@ -74,81 +51,7 @@ class Reading:
     unsure: str = ""  # something that could not be followed although an unpickler could
 
 
-class Source:
-    """Buffered bytes with skipping, for data of any size."""
-
-    def __init__(self, reader: Readable) -> None:
-        self._reader = reader
-        self._buffer = b""
-        self._at = 0
-        self._before = 0
-
-    @property
-    def position(self) -> int:
-        return self._before + self._at
-
-    def byte(self) -> int:
-        """The next byte, or -1 at the end."""
-        if self._at >= len(self._buffer) and not self._fill():
-            return -1
-        value = self._buffer[self._at]
-        self._at += 1
-        return value
-
-    def peek(self) -> int:
-        value = self.byte()
-        if value >= 0:
-            self._at -= 1
-        return value
-
-    def read(self, size: int) -> bytes:
-        end = self._at + size
-        if end <= len(self._buffer):
-            data = self._buffer[self._at : end]
-            self._at = end
-            return data
-        data = self._buffer[self._at :]
-        self._at = len(self._buffer)
-        rest = read_exactly(self._reader, size - len(data))
-        self._before += len(rest)
-        data += rest
-        if len(data) < size:
-            raise BrokenError("ends too early")
-        return data
-
-    def skip(self, size: int) -> None:
-        inside = min(size, len(self._buffer) - self._at)
-        self._at += inside
-        size -= inside
-        while size:
-            data = self._reader.read(min(size, 1 << 20))
-            if not data:
-                raise BrokenError("ends too early")
-            size -= len(data)
-            self._before += len(data)
-
-    def line(self) -> bytes:
-        """Up to and without the next newline; the middle of an overlong line is dropped."""
-        kept = bytearray()
-        while True:
-            end = self._buffer.find(b"\n", self._at)
-            piece = self._buffer[self._at : end if end >= 0 else len(self._buffer)]
-            kept += piece[: _LONGEST_LINE - len(kept)]
-            if end >= 0:
-                self._at = end + 1
-                return bytes(kept)
-            self._at = len(self._buffer)
-            if not self._fill():
-                raise BrokenError("ends too early")
-
-    def _fill(self) -> bool:
-        self._before += len(self._buffer)
-        self._buffer = self._reader.read(_CHUNK)
-        self._at = 0
-        return bool(self._buffer)
-
-
-_BY_CODE = {ord(op.code): op for op in pickletools.opcodes}
+_STOP = ord(".")
 _SIZES = {-2: (1, False), -3: (4, True), -4: (4, False), -5: (8, False)}
 # Opcodes that only push a value which is neither text nor callable, with the size of their argument in bytes.
 _PUSHES_OTHER = frozenset(
@@ -160,7 +63,7 @@ _TEXTS = frozenset(
     {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 )
 _JOBLIB_ARRAY = Import("joblib.numpy_pickle", "NumpyArrayWrapper")
-_DTYPE = re.compile(r"[<>|=]?([biufcSUmMO])(\d*)\Z")
+_PROBE = 64 << 10
 
 
 class Machine:
@@ -189,17 +92,21 @@ class Machine:
                 code = self._source.byte()
                 if code < 0:
                     raise BrokenError("ends without STOP")
-                op = _BY_CODE.get(code)
-                if op is None:
+                known = _HANDLERS.get(code)
+                if known is None:
                     raise BrokenError(f"{code:#04x} is no opcode")
                 reading.operations += 1
                 if reading.operations > self._operations or len(self._stack) + len(self._memo) > self._limit:
                     raise TooLargeError
-                if op.name == "STOP":
+                if code == _STOP:
                     self._pop()
                     reading.complete = True
                     return reading
-                self._step(op)
+                wants_opcode, handler, op = known
+                if wants_opcode:
+                    handler(self, op)
+                else:
+                    handler(self)
         except BrokenError as error:
             reading.error = str(error)
             return reading
@@ -232,45 +139,46 @@ class Machine:
         self._stack.append(value)
         return value
 
-    # -- one opcode
+    # -- memo and plain values
 
-    def _step(self, op: Any) -> None:
-        name = op.name
-        push = self._stack.append
-        if name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
-            key = len(self._memo) if name == "MEMOIZE" else self._index(op)
-            self._memo[key] = self._top()
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
-            key = self._index(op)
-            if key not in self._memo:
-                raise BrokenError("takes a memo entry that is not there")
-            push(self._memo[key])
-        elif name in _INTEGERS:
-            push(self._integer(op))
-        elif name in _TEXTS:
-            push(self._text(op))
-        elif name in _PUSHES_OTHER:
-            self._skip_argument(op)
-            push(_OTHER)
-        elif name == "MARK":
-            self._marks.append(len(self._stack))
-        elif name == "POP":
-            if self._marks and self._marks[-1] == len(self._stack):
-                self._marks.pop()
-            else:
-                self._pop()
-        elif name == "POP_MARK":
-            self._pop_mark()
-        elif name == "DUP":
-            push(self._top())
-        elif name in _CONTAINERS:
-            _CONTAINERS[name](self)
-        elif name in _CALLS:
-            _CALLS[name](self)
+    def memoize(self, _: Any) -> None:
+        self._memo[len(self._memo)] = self._top()
+
+    def put(self, op: Any) -> None:
+        self._memo[self._index(op)] = self._top()
+
+    def get(self, op: Any) -> None:
+        key = self._index(op)
+        if key not in self._memo:
+            raise BrokenError("takes a memo entry that is not there")
+        self._stack.append(self._memo[key])
+
+    def push_integer(self, op: Any) -> None:
+        self._stack.append(self._integer(op))
+
+    def push_text(self, op: Any) -> None:
+        self._stack.append(self._text(op))
+
+    def push_other(self, op: Any) -> None:
+        self._skip_argument(op)
+        self._stack.append(_OTHER)
+
+    def mark(self) -> None:
+        self._marks.append(len(self._stack))
+
+    def pop(self) -> None:
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
         else:
-            self._rare(op)
+            self._pop()
 
-    def _rare(self, op: Any) -> None:
+    def pop_mark(self) -> None:
+        self._pop_mark()
+
+    def duplicate(self) -> None:
+        self._stack.append(self._top())
+
+    def rare(self, op: Any) -> None:
         name = op.name
         if name in ("PROTO", "FRAME"):
             self._skip_argument(op)
@@ -467,23 +375,34 @@ class Machine:
         """joblib writes an array's bytes into the middle of its pickle (joblib/numpy_pickle.py, `read_array`)."""
         facts = state if isinstance(state, dict) else {}
         dtype, shape = facts.get("dtype"), facts.get("shape")
-        letters = dtype.arguments[0] if isinstance(dtype, Call) and isinstance(dtype.arguments, tuple) else None
-        kind = _DTYPE.match(letters) if isinstance(letters, str) else None
-        if kind is None or not isinstance(shape, tuple) or not all(isinstance(n, int) for n in shape):
+        objects = holds_objects(dtype)
+        if objects:
+            # joblib calls `pickle.load` here.
+            self._adopt(self._inner(self._source, strict=False).run())
+            return
+        # Should the bytes be a pickle all the same, it counts: a dtype has more ways to say "objects" than we follow.
+        probe = self._inner(Source(io.BytesIO(self._source.ahead(_PROBE))), strict=True).run()
+        self.reading.imports |= probe.called
+        self.reading.called |= probe.called
+        kind = letters_of(dtype)
+        if (
+            objects is None
+            or kind is None
+            or not isinstance(shape, tuple)
+            or not all(isinstance(n, int) for n in shape)
+        ):
             self.reading.unsure = "a joblib array of an unknown kind"
             raise BrokenError("joblib array")
         if isinstance(facts.get("numpy_array_alignment_bytes"), int):
             self._source.skip(self._source.read(1)[0])
-        if kind[1] == "O":
-            inner = Machine(
-                self._source, strict=False, operations=self._operations - self.reading.operations, stack=self._limit
-            )
-            self._adopt(inner.run())
-            return
         size = int(kind[2] or "1") * (4 if kind[1] == "U" else 1)
         for extent in shape:
             size *= extent
         self._source.skip(max(0, size))
+
+    def _inner(self, source: Source, *, strict: bool) -> Machine:
+        left = self._operations - self.reading.operations
+        return Machine(source, strict=strict, operations=left, stack=self._limit)
 
     def _adopt(self, inner: Reading) -> None:
         self.reading.imports |= inner.imports
@@ -505,7 +424,27 @@ def _as_dict(target: Any, values: list[Any]) -> Any:
     return target
 
 
-_CONTAINERS: dict[str, Callable[[Machine], None]] = {
+def _handlers() -> dict[int, tuple[bool, Any, Any]]:
+    """Opcode → (whether the handler wants it, handler, the opcode's description)."""
+    with_opcode: dict[str, Any] = {"MEMOIZE": Machine.memoize}
+    with_opcode |= dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.put)
+    with_opcode |= dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine.get)
+    with_opcode |= dict.fromkeys(_INTEGERS, Machine.push_integer)
+    with_opcode |= dict.fromkeys(_TEXTS, Machine.push_text)
+    with_opcode |= dict.fromkeys(_PUSHES_OTHER, Machine.push_other)
+    table: dict[int, tuple[bool, Any, Any]] = {}
+    for op in pickletools.opcodes:
+        simple = _SIMPLE.get(op.name)
+        handler = simple or with_opcode.get(op.name, Machine.rare)
+        table[ord(op.code)] = (simple is None, handler, op)
+    return table
+
+
+_SIMPLE: dict[str, Callable[[Machine], None]] = {
+    "MARK": Machine.mark,
+    "POP": Machine.pop,
+    "POP_MARK": Machine.pop_mark,
+    "DUP": Machine.duplicate,
     "EMPTY_TUPLE": lambda machine: machine.tuple_of(0),
     "EMPTY_DICT": lambda machine: machine.empty_dict(),
     "TUPLE1": lambda machine: machine.tuple_of(1),
@@ -520,8 +459,6 @@ _CONTAINERS: dict[str, Callable[[Machine], None]] = {
     "APPEND": Machine.append,
     "SETITEM": Machine.set_item,
     "SETITEMS": Machine.set_items,
-}
-_CALLS: dict[str, Callable[[Machine], None]] = {
     "GLOBAL": Machine.import_global,
     "STACK_GLOBAL": Machine.stack_global,
     "REDUCE": Machine.reduce,
@@ -531,3 +468,4 @@ _CALLS: dict[str, Callable[[Machine], None]] = {
     "OBJ": Machine.obj,
     "BUILD": Machine.build,
 }
+_HANDLERS = _handlers()

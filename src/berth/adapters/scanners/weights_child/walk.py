@@ -16,10 +16,11 @@ from picklescan.relaxed_zipfile import RelaxedZipFile
 from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
 from berth.adapters.scanners.weights_child import compression, imports, tars, tensors
+from berth.adapters.scanners.weights_child.byte_source import Source, TooLargeError
 from berth.adapters.scanners.weights_child.compression import BombError, Decompressed, UnreadableError
 from berth.adapters.scanners.weights_child.content import HEAD, Content
 from berth.adapters.scanners.weights_child.findings import Findings
-from berth.adapters.scanners.weights_child.pickles import Machine, Reading, Source, TooLargeError
+from berth.adapters.scanners.weights_child.pickles import Machine, Reading
 
 # Files up to this size are read into memory at once: random access, and the whole file can be judged.
 _SMALL = 16 << 20
@@ -52,8 +53,7 @@ class Walker:
             self._findings.add_problem("file.unreadable", f"{content.path} can't be read: {error}")
 
     def _file(self, content: Content, depth: int) -> None:
-        if content.stream is not None and content.size is not None and content.size <= _SMALL:
-            content = content.held(_SMALL) or content
+        content = content.small_held(_SMALL)
         head = content.head()
         if not head:
             return
@@ -86,7 +86,7 @@ class Walker:
         elif kind in _COMPRESSED:
             self._compressed(content, str(kind), depth)
         elif kind in _FOREIGN_ARCHIVES:
-            self._foreign_archive(content, str(kind))
+            self._foreign_archive(content, str(kind), depth)
         elif kind is not None:
             self._tensors(content, head, kind)
         if kind != "zip" and (file := content.seekable()) is not None and _has_zip_end(file):
@@ -260,9 +260,9 @@ class Walker:
             return
         self.file(inner, depth + 1)
 
-    def _foreign_archive(self, content: Content, kind: str) -> None:
+    def _foreign_archive(self, content: Content, kind: str, depth: int) -> None:
         name = content.path.rsplit("/", 1)[-1].lower()
-        if (self._weights and content.window is not None) or name.endswith(_MODEL_SUFFIXES):
+        if (self._weights and depth == 0) or name.endswith(_MODEL_SUFFIXES):
             self._findings.add_problem(
                 "file.unsupported", f"{content.path} is a {kind} archive, which can't be looked into; use zip or tar."
             )
