@@ -208,10 +208,8 @@ def metrics() -> Metrics:
 # -- error reports ----------------------------------------------------------------------------------------------------
 
 
-def start_sentry(dsn: str | None, *, process: str, release: str) -> None:
-    """Reports errors of this process to Sentry; does nothing without a DSN. Request bodies and users are never sent."""
-    if not dsn:
-        return
+def start_sentry(dsn: str, *, process: str, release: str) -> None:
+    """Reports errors of this process to Sentry. Request bodies, users and local variables are never sent."""
     import sentry_sdk
 
     def clean(event: Any, _hint: Any) -> Any:

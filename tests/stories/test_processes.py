@@ -14,9 +14,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -64,6 +64,11 @@ def is_running(pid: int) -> bool:
 
 def all_gone(pids: Mapping[str, int]) -> bool:
     return not any(is_running(pid) for pid in pids.values())
+
+
+def has_new(berth: BerthProcess, child: str, old: int) -> bool:
+    """Whether that child runs again, in another process."""
+    return berth.children.get(child) not in (None, old)
 
 
 def up_command(*options: str) -> list[str]:
@@ -205,7 +210,7 @@ def test_after_a_kill_everything_acknowledged_is_there(berth_factory: BerthFacto
         berth.start()
     else:
         os.kill(before[victim], signal.SIGKILL)
-        poll(lambda: berth.children.get(victim) not in (None, before[victim]), what=f"a new {victim}")
+        poll(partial(has_new, berth, victim, before[victim]), what=f"a new {victim}")
         poll(berth.is_ready, what="/readyz answers 200 again")
     assert all(has_project(berth, f"before{number}") for number in range(5))
     assert create_project(berth, "after") == 201
@@ -265,7 +270,7 @@ def test_a_database_that_restarts_under_load_costs_moments_and_no_acknowledged_r
         for sent in (signal.SIGINT, signal.SIGKILL):
             database = berth.children["database"]
             os.kill(database, sent)
-            poll(lambda gone=database: berth.children.get("database") not in (None, gone), what="a new database")
+            poll(partial(has_new, berth, "database", database), what="a new database")
             load.more(20)
     assert berth.children["server"] == server, "the server itself went on"
     assert set(load.refused) <= {503}
@@ -284,9 +289,8 @@ def test_a_killed_server_under_load_loses_no_acknowledged_row(berth_factory: Ber
 
 def test_the_job_of_a_killed_worker_runs_again(berth_factory: BerthFactory) -> None:
     berth = berth_factory().start()
-    url = (berth.data / "postgres/berth.password").read_text()
-    database = f"postgresql://berth:{quote(url, safe='')}@/berth?host={berth.data}/postgres/socket"
-    with psycopg.connect(database, autocommit=True) as connection:
+    database = EmbeddedPostgres(berth.data / "postgres")
+    with psycopg.connect(database.service_url, autocommit=True) as connection:
         # As a worker leaves it that was killed long ago: taken, and nobody is there who took it.
         row = connection.execute(
             "INSERT INTO procrastinate_jobs (queue_name, task_name, args, status)"

@@ -67,7 +67,7 @@ def build(repository: LocalRepository, checkpoint: Checkpoint, files: Sequence[W
         media_type=found.media_type,
         digest=found.digest,
         size=found.size,
-        artifact_type=media_types.MODELPACK_ARTIFACT,
+        # No artifactType here: older skopeo and podman drop it when they copy an index, and its digest would change.
         annotations={NAME: checkpoint.name},
         platform=NO_PLATFORM,
     )

@@ -26,7 +26,7 @@ def describe(repository: LocalRepository, ref: str) -> dict[str, Any]:
         if child.media_type not in media_types.MANIFEST_TYPES:
             continue
         parsed = manifests.parse(repository.manifest(child.digest))
-        if child.artifact_type == media_types.MODELPACK_ARTIFACT:
+        if parsed.artifact_type == media_types.MODELPACK_ARTIFACT:
             weights.append(_checkpoint(repository, child, parsed))
         elif parsed.artifact_type is None:
             images.append(_image(child, parsed))

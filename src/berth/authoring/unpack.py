@@ -129,12 +129,13 @@ class _Writer:
         for child in index.children():
             if child.media_type not in media_types.MANIFEST_TYPES:
                 continue
-            if child.artifact_type == media_types.MODELPACK_ARTIFACT:
+            artifact_type = self._manifest(child.digest).artifact_type
+            if artifact_type == media_types.MODELPACK_ARTIFACT:
                 if weights:
                     names, count = self._checkpoint(child)
                     written += names
                     size += count
-            elif child.artifact_type is None and not has_code and child.annotations.get(image.BUNDLE) != "true":
+            elif artifact_type is None and not has_code and child.annotations.get(image.BUNDLE) != "true":
                 code += self._code(child)
                 has_code = True
         return tuple(code), tuple(written), size

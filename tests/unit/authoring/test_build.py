@@ -64,7 +64,8 @@ def test_a_version_is_an_index_of_the_code_image_first_and_then_its_checkpoints(
     assert code["platform"] == {"os": "linux", "architecture": "amd64"}
     assert "artifactType" not in code
     assert checkpoint["platform"] == {"os": "unknown", "architecture": "unknown"}
-    assert checkpoint["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+    assert "artifactType" not in checkpoint  # older skopeo and podman drop it and so change the index's digest
+    assert read(repository, checkpoint["digest"])["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
     notes = index["annotations"]
     assert notes["io.xumi.manifest"] == MANIFEST
     assert notes["org.opencontainers.image.title"] == "Echo"

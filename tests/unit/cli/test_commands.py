@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from berth.cli.xumi.evidence import in_short
 from tests.unit.cli.conftest import Ran, Service
 
 Cli = Callable[..., Ran]
@@ -90,6 +91,17 @@ def test_evidence_is_listed(cli: Cli, service: Service) -> None:
     assert len(cli("xumi", "evidence", "ls", "ml/demo:1.0.0").out.splitlines()) == 4
 
 
+def test_a_summary_is_a_few_words_for_people() -> None:
+    summary = {
+        "severities": {"CRITICAL": {"total": 2, "fixable": 1}, "LOW": {"total": 0, "fixable": 0}},
+        "malicious": [{"file": "x"}],
+        "problems": [{"code": "database.unavailable", "message": "No database."}],
+        "suspicious": [],
+    }
+    assert in_short(summary) == "2 critical, 1 malicious, 1 problems (database.unavailable)"
+    assert in_short({"severities": {}, "malicious": []}) == "nothing found"
+
+
 @pytest.mark.parametrize(("which", "number"), [("vulnerabilities", 3), ("2", 2)])
 def test_a_report_is_the_newest_of_its_kind_or_the_one_with_that_id(
     cli: Cli, service: Service, tmp_path: Path, which: str, number: int
@@ -109,7 +121,7 @@ def test_scans_are_shown_and_started_again(cli: Cli, service: Service) -> None:
     service.answers[f"GET {V}/scans"] = (200, {"pending": ["weights"], "done": False})
     service.answers[f"POST {V}/scans"] = (202, {"pending": ["weights"], "done": False})
     assert cli("xumi", "scans", "ml/demo:1.0.0").out == "Pending: weights\n"
-    assert cli("xumi", "scans", "ml/demo:1.0.0", "--again", "-o", "json").json["done"] is False
+    assert cli("xumi", "scan", "ml/demo:1.0.0", "-o", "json").json["done"] is False
     assert f"POST {V}/scans" in [line for line, _, _ in service.asked]
 
 
@@ -187,7 +199,7 @@ def test_a_stored_login_is_used_without_an_environment(
 
 def test_aliases_are_set_shown_and_rolled_back(cli: Cli, service: Service) -> None:
     base = "/api/v1/projects/ml/models/demo/aliases"
-    item = {"name": "prod", "version": "1.0.0", "digest": DIGEST, "moved_at": "t", "moved_by": "alice"}
+    item = {"alias": "prod", "version": "1.0.0", "digest": DIGEST, "moved_at": "t", "moved_by": "alice"}
     service.answers = {
         f"PUT {base}/prod": (200, item),
         f"GET {base}": (200, {"items": [item], "next": None}),

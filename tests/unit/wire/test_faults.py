@@ -382,6 +382,14 @@ async def test_a_refused_upload_is_not_repeated_and_its_session_is_cancelled() -
     assert [a.method for a in peer.asked] == ["HEAD", "POST", "PUT", "DELETE"]
 
 
+async def test_who_may_not_push_is_told_why_although_head_has_no_body() -> None:
+    why = b'{"errors":[{"code":"DENIED","message":"Your role is reader."}]}'
+    async with running(lambda a: Answer(403, b"" if a.method == "HEAD" else why)) as peer, client_of(peer) as client:
+        with pytest.raises(RemoteAuthError, match="Your role is reader"):
+            await uploads.put(client, "ml/demo", Upload(DIGEST, len(CONTENT), content_from))
+    assert [a.method for a in peer.asked] == ["HEAD", "POST"]
+
+
 async def test_an_upload_is_not_sent_to_another_host_with_credentials() -> None:
     store = Store()
     async with running(store) as elsewhere:
