@@ -24,7 +24,9 @@ class Pusher:
         self.berth = berth
         self.auth = "Basic " + b64encode(f"admin:{berth.admin_token}".encode()).decode()
 
-    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
         parts = urlsplit(self.berth.url)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
         sent = {"Authorization": self.auth, **{k.replace("_", "-"): v for k, v in headers.items()}}
