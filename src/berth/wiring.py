@@ -1,27 +1,42 @@
-"""Which concrete parts does Berth run with? The only place that names them and builds server and worker."""
+"""Which concrete parts does Berth run with? The only place that names them and builds server and worker.
+
+What only one of the two needs is imported where it is built: a worker starts without the web framework, a server
+without the scanners.
+"""
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal
 
 from berth.access import users
-from berth.adapters.scanners.trivy import TrivyScanner
-from berth.adapters.scanners.weights import PickleWeightScanner
+from berth.adapters.registries.build import Registries
 from berth.adapters.stores.budget import TransferBudget
 from berth.adapters.stores.files import FileStore
 from berth.catalog import record
 from berth.db.engine import Database
 from berth.errors import SetupError
-from berth.jobs.context import JobContext
-from berth.server.app import create_app
-from berth.server.services import Services
 from berth.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from berth.jobs.context import JobContext
+    from berth.server.services import Services
+
 ADMIN_TOKEN_FILE = "admin.token"
+
+
+def preload(part: Literal["server", "worker"]) -> None:
+    """Import what `server_app` or `job_context` will need, while the caller waits for something else anyway."""
+    modules = {
+        "server": ("berth.server.app",),
+        "worker": ("berth.adapters.scanners.trivy", "berth.adapters.scanners.weights", "berth.jobs.context"),
+    }
+    for module in modules[part]:
+        import_module(module)
 
 
 def now() -> datetime:
@@ -66,7 +81,7 @@ async def prepare(settings: ServiceSettings) -> None:
 def _write_admin_token(settings: ServiceSettings, token: str) -> None:
     """Before the commit: a crash in between leaves a file whose token is not known, and the next start writes anew."""
     path = settings.data_dir / ADMIN_TOKEN_FILE
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two servers may prepare one folder at once
     temporary.touch(mode=0o600)
     temporary.write_text(token)
     temporary.chmod(0o600)
@@ -75,15 +90,19 @@ def _write_admin_token(settings: ServiceSettings, token: str) -> None:
 
 async def services(settings: ServiceSettings) -> tuple[Services, Database, FileStore]:
     """What the request handlers need, with the parts that have to be closed at the end."""
+    from berth.server.services import Services
+
     db = database(settings, name="berth-server")
     async with db.transaction() as conn:
         secret = await users.ensure_bearer_secret(conn)
     depot = store(settings)
-    return Services(db, depot, settings, secret, now), db, depot
+    return Services(db, depot, settings, secret, now, registries=Registries()), db, depot
 
 
 async def server_app(settings: ServiceSettings) -> ASGIApp:
     """The whole HTTP application."""
+    from berth.server.app import create_app
+
     bundle, db, depot = await services(settings)
 
     async def close() -> None:
@@ -95,6 +114,10 @@ async def server_app(settings: ServiceSettings) -> ASGIApp:
 
 def job_context(settings: ServiceSettings) -> JobContext:
     """What the jobs need."""
+    from berth.adapters.scanners.trivy import TrivyScanner
+    from berth.adapters.scanners.weights import PickleWeightScanner
+    from berth.jobs.context import JobContext
+
     password = settings.trivy_db_password
     return JobContext(
         db=database(settings, name="berth-worker"),

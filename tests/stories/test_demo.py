@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import json
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers import docker_registry
 from berth.authoring.manifest import load
 from demo import base
 from demo.show import DemoFailedError, Story
+from tests.support.processes import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,13 +46,28 @@ def test_the_same_tar_gives_the_same_image(tmp_path: Path) -> None:
     assert base.write_layout(tar, tmp_path / "one").digest == base.write_layout(tar, tmp_path / "two").digest
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 def test_skopeo_reads_the_base(tmp_path: Path) -> None:
+    skopeo = needs("skopeo")
     base.write_layout(tar_of(tmp_path / "base.tar", b"ID=debian\n"), tmp_path / "layout")
     said = subprocess.run(
-        ["skopeo", "inspect", "--config", f"oci:{tmp_path / 'layout'}:{base.REF_NAME}"], capture_output=True, check=True
+        [skopeo, "inspect", "--config", f"oci:{tmp_path / 'layout'}:{base.REF_NAME}"], capture_output=True, check=True
     )
     assert json.loads(said.stdout)["os"] == "linux"
+
+
+def test_a_plain_registry_takes_the_base_and_gives_it_back(tmp_path: Path) -> None:
+    needs("docker-registry")
+    skopeo = needs("skopeo")
+    written = base.write_layout(tar_of(tmp_path / "base.tar", b"ID=debian\n"), tmp_path / "layout")
+    with docker_registry(tmp_path / "registry") as peer:
+        assert peer is not None
+        there = f"docker://{peer.url.removeprefix('http://')}/base:debian"
+        source = f"oci:{tmp_path / 'layout'}:{base.REF_NAME}"
+        subprocess.run([skopeo, "copy", "--quiet", "--dest-tls-verify=false", source, there], check=True)
+        said = subprocess.run(
+            [skopeo, "inspect", "--tls-verify=false", "--format", "{{.Digest}}", there], capture_output=True, check=True
+        )
+    assert said.stdout.decode().strip() == written.digest
 
 
 def test_the_models_manifest_is_valid_and_its_requirements_are_hashed() -> None:

@@ -75,6 +75,17 @@ COMMANDS = Branch(
                 "deprecate": Leaf(f"{_HERE}.version:deprecate", "Mark a version as deprecated."),
             },
         ),
+        "registry": Branch(
+            "Other registries that models are published to and taken from.",
+            {
+                "kinds": Leaf(f"{_HERE}.registry:kinds", "List the kinds of registries and their options."),
+                "add": Leaf(f"{_HERE}.registry:add", "Make a registry known."),
+                "ls": Leaf(f"{_HERE}.registry:ls", "List the known registries."),
+                "show": Leaf(f"{_HERE}.registry:show", "Show one registry and what it can do."),
+                "rm": Leaf(f"{_HERE}.registry:rm", "Forget a registry; what lives there stays there."),
+                "probe": Leaf(f"{_HERE}.registry:probe", "Ask a registry what it can do."),
+            },
+        ),
         "audit": Branch(
             "The audit log.",
             {"ls": Leaf(f"{_HERE}.audit:ls", "List who did what, and what was refused.")},

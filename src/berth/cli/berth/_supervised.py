@@ -45,11 +45,19 @@ class Supervisor:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """For the imports of a service process: nothing of them is ever garbage, so looking for some only costs time."""
+    """For the imports of a service process: nothing of them is ever garbage, so looking for some only costs time.
+
+    structlog loads rich for coloured tracebacks if it can, which takes a sixth of a start; a service prints none.
+    """
     gc.disable()
+    hidden = "rich" not in sys.modules
+    if hidden:
+        sys.modules["rich"] = None  # type: ignore[assignment] # what makes an import fail
     try:
         yield
     finally:
+        if hidden:
+            del sys.modules["rich"]
         gc.freeze()
         gc.enable()
 

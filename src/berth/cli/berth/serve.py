@@ -40,6 +40,8 @@ def serve(
 
         from berth import telemetry, wiring
 
+        wiring.preload("server")
+
     telemetry.configure_logging(process="server", log_format=settings.log_format, level=settings.log_level)
     if settings.sentry_dsn is not None:
         telemetry.start_sentry(settings.sentry_dsn.get_secret_value(), process="server", release=berth.__version__)

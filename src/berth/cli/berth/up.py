@@ -121,7 +121,7 @@ class _Service:
         for name in killed:
             self._log.warning("killed", child=name)
         if self._database is not None:
-            self._database.stop()
+            self._database.close()
 
     # -- parts ----------------------------------------------------------------------------------------------------
 

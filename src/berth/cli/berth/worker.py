@@ -28,6 +28,8 @@ def worker(
 
     with quick_imports():
         from berth import telemetry, wiring
+
+        wiring.preload("worker")
         from berth.jobs import runner
 
     telemetry.configure_logging(process="worker", log_format=settings.log_format, level=settings.log_level)
