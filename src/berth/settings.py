@@ -32,6 +32,11 @@ class ServiceSettings(BaseSettings):
         None, description="Same database as the role that owns the tables; default: BERTH_DATABASE_URL."
     )
     database_pool: int = Field(10, ge=1, description="Largest number of database connections per process.")
+    secret_key_file: Path | None = Field(
+        None,
+        description="File with the key that seals stored credentials of other registries, 32 random characters or more; "
+        "default: DATA/secret.key, made when first needed. Servers that share a database need the same one.",
+    )
     transfer_buffer_bytes: int = Field(
         96 * 1024 * 1024, ge=4 * 1024 * 1024, description="Memory budget of all blob transfers of one process."
     )

@@ -10,6 +10,7 @@ every parent of the data folder world-readable and trusts everybody on the socke
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -44,6 +45,8 @@ SERVICE_ROLE: Final = "berth"
 # With TCP off the port is only a part of the socket's name.
 _PORT: Final = 5432
 _SOCKET_NAME: Final = f".s.PGSQL.{_PORT}"
+# Remembers where a socket went whose own path would be too long.
+_SHORT_SOCKET: Final = "socket-directory"
 # sockaddr_un.sun_path is 108 bytes with its final NUL (unix(7)); macOS has 104.
 _SOCKET_PATH_MAX: Final = 107 if LINUX else 103
 
@@ -110,7 +113,7 @@ class EmbeddedPostgres:
         inside = self.home / "socket"
         if len(os.fsencode(inside / _SOCKET_NAME)) <= _SOCKET_PATH_MAX:
             return inside
-        remembered = self.home / "socket-directory"
+        remembered = self.home / _SHORT_SOCKET
         if remembered.is_file():
             short = Path(remembered.read_text())
             if _is_private(short):
@@ -162,6 +165,15 @@ class EmbeddedPostgres:
             self._lock.close()
             self._lock = None
 
+    def close(self) -> None:
+        """Stops the server for good: the short socket folder, where one was needed, goes too."""
+        self.stop()
+        remembered = self.home / _SHORT_SOCKET
+        if remembered.is_file():
+            with contextlib.suppress(OSError):
+                Path(remembered.read_text()).rmdir()
+            remembered.unlink()
+
     def poll(self) -> int | None:
         """Exit code of the postmaster, None while it runs (or was never started)."""
         return self._process.poll() if self._process is not None else None
@@ -171,7 +183,7 @@ class EmbeddedPostgres:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.close()
 
     # -- steps of a start -----------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Collection, Iterable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
@@ -158,8 +159,12 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
 def guarded_client(
     guard: AddressGuard, *, connections: int = 20, tls: ssl.SSLContext | None = None
 ) -> httpx.AsyncClient:
-    """An httpx client for any address a stranger may have named; redirects are for the caller to follow."""
+    """An httpx client for any address a stranger may have named; redirects are for the caller to follow.
+
+    It keeps no cookies: a session that a server starts by itself would bring rules against forged requests (Harbor).
+    """
     return httpx.AsyncClient(
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         transport=GuardedTransport(guard, connections=connections, tls=tls),
         timeout=httpx.Timeout(60.0, connect=10.0, pool=None),
         follow_redirects=False,

@@ -45,6 +45,10 @@ class Credential:
 
 ANONYMOUS = Credential()
 
+# Gives the credential of this moment, for those that end by themselves (cloud registries). It is asked before every
+# request and keeps what is still good; `refused` is the credential that a registry has just turned down.
+CredentialSource = Callable[[Credential | None], Awaitable[Credential]]
+
 
 @dataclass(frozen=True)
 class _Token:
@@ -63,6 +67,7 @@ class Authenticator:
         host: the registry's host name, the only one the credential is meant for.
         realm_hosts: other hosts whose token endpoints may be shown the credential.
         plain_http: the registry may be spoken to without TLS, so its realm may be too.
+        source: gives the credential anew whenever it is needed; `credential` is not used then.
     """
 
     def __init__(
@@ -74,8 +79,10 @@ class Authenticator:
         realm_hosts: Collection[str] = (),
         plain_http: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        source: CredentialSource | None = None,
     ) -> None:
         self._credential = credential
+        self._source = source
         self._realm_hosts = {normal_host(h) for h in (host, *realm_hosts)}
         self._plain_http = plain_http
         self._fetch = fetch
@@ -89,6 +96,8 @@ class Authenticator:
 
         A token about to end is renewed here, before a request whose body would have to be sent twice.
         """
+        if self._source is not None:
+            self._credential = await self._source(None)
         if self._credential.token is not None:
             return f"Bearer {self._credential.token}"
         if self._basic:
@@ -107,7 +116,11 @@ class Authenticator:
 
         Raises RemoteAuthError when there is nothing (else) to show.
         """
+        if self._source is not None and refused is not None and refused == self._shown():
+            self._credential = await self._source(self._credential)
         if self._credential.token is not None:
+            if refused not in (None, self._shown()):
+                return f"Bearer {self._credential.token}"
             raise RemoteAuthError("The registry refused the token.", hint="Is it expired or revoked? Get a new one.")
         bearer = next((c for c in challenges if c.scheme == "bearer" and "realm" in c.params), None)
         if bearer is not None:
@@ -121,6 +134,11 @@ class Authenticator:
             self._basic = True
             return header
         raise RemoteAuthError("The registry refused us and names no way to log in that we know (Basic, Bearer).")
+
+    def _shown(self) -> str | None:
+        """The header that the credential itself makes."""
+        token = self._credential.token
+        return f"Bearer {token}" if token is not None else self._credential.basic()
 
     async def _bearer(self, challenge: Challenge, scopes: list[str], refused: str | None) -> str:
         realm = self._realm(challenge.params["realm"])

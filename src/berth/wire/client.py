@@ -20,7 +20,7 @@ from berth.errors import InvalidInput, RemoteAuthError, RemoteError
 from berth.oci import challenge
 from berth.wire.addresses import AddressGuard, guarded_client, is_local_literal, is_loopback
 from berth.wire.answers import error_of, transport_failure
-from berth.wire.auth import ANONYMOUS, Authenticator, Credential
+from berth.wire.auth import ANONYMOUS, Authenticator, Credential, CredentialSource
 from berth.wire.retry import RETRYABLE_STATUS, RetryPolicy, retry_after
 
 MAX_REDIRECTS = 5
@@ -37,11 +37,13 @@ class RegistryClient:
     Args:
         url: http(s)://host[:port], or a bare host (https).
         credential: who we are there.
+        credential_source: gives that anew, for credentials that end by themselves.
         insecure: plain http is allowed; without it only towards loopback.
         allow_private: any private or loopback address may be reached, by redirects too.
         private_hosts: host names that may be at private addresses (those a person chose on this machine).
         realm_hosts: hosts, besides the registry's own, whose token endpoint may be shown the credential.
         retry: how patiently requests are repeated.
+        scope: rewrites the scopes that are asked for, where a registry does not know one.
         sleep: how waiting is done (for tests).
     """
 
@@ -58,7 +60,10 @@ class RegistryClient:
         connections: int = 20,
         tls: ssl.SSLContext | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        credential_source: CredentialSource | None = None,
+        scope: Callable[[str], str] | None = None,
     ) -> None:
+        self._scope = scope
         self.origin = registry_origin(url, insecure=insecure)
         self.retry = retry
         self.sleep = sleep
@@ -68,7 +73,12 @@ class RegistryClient:
         guard = AddressGuard(allow_private=allow_private, private_hosts={*private_hosts, *chosen})
         self._http = guarded_client(guard, connections=connections, tls=tls)
         self._auth = Authenticator(
-            host, credential, fetch=self._fetch_token, realm_hosts=realm_hosts, plain_http=self._plain_http
+            host,
+            credential,
+            fetch=self._fetch_token,
+            realm_hosts=realm_hosts,
+            plain_http=self._plain_http,
+            source=credential_source,
         )
 
     async def __aenter__(self) -> RegistryClient:
@@ -117,6 +127,8 @@ class RegistryClient:
             body: bytes, or a factory that starts the stream anew for each try.
             repeat: whether trying again after a failure is harmless.
         """
+        if self._scope is not None:
+            scopes = frozenset(self._scope(scope) for scope in scopes)
         response = await self._settled(method, url, expect, scopes, dict(headers or {}), body, repeat)
         try:
             yield response

@@ -48,6 +48,7 @@ class Upload:
     Args:
         mount_from: repositories of the same registry that may hold the blob already.
         chunk_bytes: send in chunks of this size, resumed after a failure; None = in one PUT.
+        restartable: whether `open` can be called again; without it a broken upload is not repeated.
         sent: told the number of bytes as they leave (bytes sent again are not counted again).
     """
 
@@ -56,6 +57,7 @@ class Upload:
     open: OpenAt
     mount_from: Sequence[str] = ()
     chunk_bytes: int | None = None
+    restartable: bool = True
     sent: Callable[[int], None] = lambda _: None
 
 
@@ -139,6 +141,13 @@ class _Source:
             yield held
 
 
+async def mount(client: RegistryClient, repository: str, digest: str, *, source: str) -> bool:
+    """Links a blob of another repository of the same registry; False when it has to be uploaded instead."""
+    mounted, session = await _mount(client, repository, digest, source)
+    await _cancel(client, repository, session)
+    return mounted
+
+
 async def _mount(client: RegistryClient, repository: str, digest: str, origin: str) -> tuple[bool, httpx.URL | None]:
     url = client.url(repository, "blobs", "uploads/", query=f"mount={digest}&from={origin}")
     try:
@@ -183,7 +192,7 @@ async def _whole(client: RegistryClient, repository: str, source: _Source, locat
                 return
         except BerthError as error:
             failures += 1
-            if not _may_pass(error) or failures >= client.retry.attempts:
+            if not upload.restartable or not _may_pass(error) or failures >= client.retry.attempts:
                 await _cancel(client, repository, location)
                 raise
             await client.sleep(client.retry.wait(failures, error.detail.get("retry_after")))
@@ -209,7 +218,7 @@ async def _chunks(client: RegistryClient, repository: str, source: _Source, loca
             return
         except BerthError as error:
             failures += 1
-            if not _may_pass(error) or failures >= client.retry.attempts:
+            if not upload.restartable or not _may_pass(error) or failures >= client.retry.attempts:
                 await _cancel(client, repository, location)
                 raise
             await client.sleep(client.retry.wait(failures, error.detail.get("retry_after")))
