@@ -38,7 +38,9 @@ GLOBAL_ROLES: Final[tuple[str, ...]] = ("auditor", "admin")
 PRINCIPAL_KINDS: Final[tuple[str, ...]] = ("user", "robot", "scanner", "sync", "ci")
 
 PROJECT_ACTIONS: Final[frozenset[str]] = frozenset(action for _, added in _ADDED for action in added)
-SERVICE_ACTIONS: Final[frozenset[str]] = frozenset({"project.create", "user.read", "user.manage", "service.observe"})
+SERVICE_ACTIONS: Final[frozenset[str]] = frozenset(
+    {"project.create", "user.read", "user.manage", "registry.manage", "service.observe"}
+)
 SELF_ACTIONS: Final[frozenset[str]] = frozenset({"self.read", "self.browse", "self.manage"})
 ACTIONS: Final[frozenset[str]] = PROJECT_ACTIONS | SERVICE_ACTIONS | SELF_ACTIONS
 

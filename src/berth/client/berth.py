@@ -24,6 +24,7 @@ from berth.client.people import Audit, Tokens, Users
 from berth.client.projects import Keys, Members, Projects
 from berth.client.pulling import Pulled
 from berth.client.pushing import Pushed
+from berth.client.registries import Registries
 from berth.client.running import run
 from berth.client.session import Json, Session
 from berth.client.signing import Checked, Signed
@@ -68,6 +69,7 @@ class Berth:
         self.versions = Versions(self._session)
         self.aliases = Aliases(self._session)
         self.audit = Audit(self._session)
+        self.registries = Registries(self._session)
 
     @classmethod
     def from_settings(cls, settings: ClientSettings | None = None) -> Berth:

@@ -1,8 +1,15 @@
-"""Who else holds models? Index of registry kinds: kind → dotted name of a `Registry`, loaded lazily by `wiring`."""
+"""Who else holds models? Index of registry kinds: kind → dotted name of a `Registry`.
+
+`depot` is our own store, which `wiring` builds; every other kind is opened by build.py from a configured row.
+"""
 
 from __future__ import annotations
 
+_HERE = "berth.adapters.registries"
+
 REGISTRIES: dict[str, str] = {
     "depot": "berth.sync.depot:DepotRegistry",
-    "folder": "berth.adapters.registries.folder:FolderRegistry",
+    "folder": f"{_HERE}.folder:FolderRegistry",
+    "distribution": f"{_HERE}.distribution:DistributionRegistry",
+    "berth": f"{_HERE}.distribution:BerthRegistry",
 }

@@ -6,10 +6,11 @@ verified by whoever receives bytes: an adapter must raise IntegrityError rather 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from berth.errors import InvalidInput
 from berth.oci.descriptor import Descriptor
 
 T = TypeVar("T")
@@ -35,6 +36,9 @@ class Capabilities:
         list_repositories: it can tell which repositories there are.
         repacks: it changes bytes on import (a container daemon), so digests are not kept.
         largest_blob: bytes, None when not known.
+        oci_subject: it answers `OCI-Subject` when it has filed a manifest as a referrer.
+        largest_manifest: bytes, None when not known.
+        scan: it scans by itself and tells what it found.
     """
 
     referrers: bool = True
@@ -45,6 +49,19 @@ class Capabilities:
     repacks: bool = False
     largest_blob: int | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    oci_subject: bool = True
+    largest_manifest: int | None = None
+    scan: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "notes": list(self.notes)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], *, defaults: Capabilities | None = None) -> Capabilities:
+        """What was stored, over the defaults of the kind; words we do not know (a newer Berth's) are left out."""
+        known = {f.name for f in fields(cls)}
+        found = {**asdict(defaults or cls()), **{key: value for key, value in stored.items() if key in known}}
+        return cls(**{**found, "notes": tuple(found["notes"])})
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,11 @@ class Registry(Protocol):
         ...
 
     async def push_blob(self, repository: str, digest: str, *, size: int, chunks: AsyncIterable[bytes]) -> None:
-        """Store a blob. Raises DigestInvalid when the bytes do not match; nothing is stored then. Idempotent."""
+        """Store a blob. Raises DigestInvalid when the bytes do not match; nothing is stored then. Idempotent.
+
+        `chunks` that can be iterated anew (an object whose `__aiter__` starts from the beginning, not a generator) are
+        sent again after a failure that may pass; a generator is sent once.
+        """
         ...
 
     async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
@@ -122,4 +143,181 @@ class Registry(Protocol):
 
     async def close(self) -> None:
         """Give back connections. Safe to call twice."""
+        ...
+
+
+# ---- what is needed to open one
+
+
+@dataclass(frozen=True)
+class RegistrySettings:
+    """One configured registry, as `open` needs it.
+
+    Attributes:
+        name: what people here call it.
+        kind: a word of the index.
+        url: http(s)://host[:port]; for the kind `folder` a path.
+        secret: password or token; never shown.
+        options: what the kind knows besides (`prefix`, `flat`, `insecure`, `allow_private`, `realm_hosts`, …).
+        capabilities: what a probe found, None before the first one.
+    """
+
+    name: str
+    kind: str
+    url: str
+    username: str | None = None
+    secret: str | None = field(default=None, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    capabilities: Mapping[str, Any] | None = None
+
+    def text(self, option: str) -> str | None:
+        """An option that is text. Raises InvalidInput for another type."""
+        value = self.options.get(option)
+        if value is not None and not isinstance(value, str):
+            raise InvalidInput(f"The option '{option}' of registry '{self.name}' must be text.")
+        return value or None
+
+    def flag(self, option: str) -> bool:
+        """An option that is true or false (default). Raises InvalidInput for another type."""
+        value = self.options.get(option, False)
+        if not isinstance(value, bool):
+            raise InvalidInput(f"The option '{option}' of registry '{self.name}' must be true or false.")
+        return value
+
+    def words(self, option: str) -> tuple[str, ...]:
+        """An option that is a list of texts. Raises InvalidInput for another type."""
+        value = self.options.get(option, ())
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise InvalidInput(f"The option '{option}' of registry '{self.name}' must be a list of texts.")
+        return tuple(value)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of registry: what can be configured and what it is expected to do."""
+
+    name: str
+    title: str
+    capabilities: Capabilities
+    options: Mapping[str, str] = field(default_factory=dict)
+    needs_url: bool = True
+
+
+class RegistryFactory(Protocol):
+    """Opens configured registries; `wiring` hands it to those who must not know the concrete classes."""
+
+    def kinds(self) -> Sequence[Kind]:
+        """The kinds that can be configured, by name."""
+        ...
+
+    def check(self, settings: RegistrySettings) -> None:
+        """Raises InvalidInput, with what to write instead, for settings that cannot work. Asks nobody."""
+        ...
+
+    def open(self, settings: RegistrySettings) -> Registry:
+        """A registry; whoever opens it closes it. Raises InvalidInput, SetupError (an extra is not installed)."""
+        ...
+
+    async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
+        """Asks the registry what it can do. With `repository` (project/name) small content is pushed and removed there.
+
+        Raises what `Registry` raises when it cannot be used at all.
+        """
+        ...
+
+
+# ---- optional powers
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """It refuses some names or sizes, and can say so before any byte moves."""
+
+    def check_content(self, repository: str, tag: str | None, content: Iterable[Descriptor]) -> None:
+        """Raises NameInvalid or TooLarge, naming what does not fit."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScanState:
+    """How far a registry's own scan of a manifest is.
+
+    Attributes:
+        state: none | running | done | failed | unsupported.
+        severity: worst severity found, in the registry's word.
+        counts: findings by severity, in lower case.
+    """
+
+    state: str
+    severity: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    report_id: str | None = None
+    scanner: str | None = None
+
+
+@runtime_checkable
+class Scanning(Protocol):
+    """It scans what it holds. Its results are shown, and never count as evidence here."""
+
+    async def start_scan(self, repository: str, digest: str) -> bool:
+        """Ask for a scan; False when one is running. Raises Unsupported for content it does not scan."""
+        ...
+
+    async def scan_state(self, repository: str, digest: str) -> ScanState: ...
+
+    async def scan_report(self, repository: str, digest: str) -> Mapping[str, Any] | None:
+        """The report as the registry gives it, None without one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes that are used and may be used; None when the registry does not tell or sets no limit."""
+
+    used: int | None
+    limit: int | None
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """It tells how full it is."""
+
+    async def usage(self, project: str) -> Usage: ...
+
+
+@runtime_checkable
+class Housekeeping(Protocol):
+    """Its clean-up can be started from here."""
+
+    async def collect_garbage(self, *, dry_run: bool = False) -> str:
+        """Start it; what identifies the run."""
+        ...
+
+    async def garbage_state(self, run: str) -> str:
+        """running | done | failed"""
+        ...
+
+
+@dataclass(frozen=True)
+class RemoteEvent:
+    """Something that happened at a registry, from its webhook. Deliveries repeat and overtake each other."""
+
+    action: str  # pushed | pulled | deleted | scanned | other
+    repository: str | None
+    digest: str | None
+    tag: str | None
+    at: float | None
+
+    @property
+    def key(self) -> tuple[str, str | None, float | None]:
+        """What makes two deliveries the same event."""
+        return (self.action, self.digest, self.at)
+
+
+@runtime_checkable
+class Notifying(Protocol):
+    """It sends webhooks."""
+
+    def event(self, headers: Mapping[str, str], body: bytes, *, secret: str) -> Sequence[RemoteEvent]:
+        """The events of a delivery. Raises Unauthenticated without `secret` in it, InvalidInput if unreadable."""
         ...

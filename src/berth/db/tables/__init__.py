@@ -17,6 +17,8 @@ from berth.db.tables.evidence import evidence, signatures
 from berth.db.tables.metadata import metadata
 from berth.db.tables.principals import principals, tokens
 from berth.db.tables.projects import memberships, projects, trusted_keys
+from berth.db.tables.registries import registries
+from berth.db.tables.sync import placements, sync_items, sync_rules, sync_runs
 from berth.db.tables.verdicts import verdicts
 from berth.db.tables.versions import alias_moves, aliases, approvals, versions
 
@@ -32,12 +34,17 @@ __all__ = [
     "manifests",
     "memberships",
     "metadata",
+    "placements",
     "principals",
     "projects",
+    "registries",
     "repositories",
     "repository_blobs",
     "repository_manifests",
     "signatures",
+    "sync_items",
+    "sync_rules",
+    "sync_runs",
     "tags",
     "tokens",
     "trusted_keys",

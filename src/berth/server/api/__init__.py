@@ -17,6 +17,7 @@ from berth.server.api import (
     members,
     models,
     projects,
+    registries,
     tokens,
     users,
     verdicts,
@@ -44,6 +45,7 @@ RESOURCES: Final[tuple[APIRouter, ...]] = (
     approvals.router,
     aliases.router,
     audit.router,
+    registries.router,
 )
 
 

@@ -1,0 +1,89 @@
+"""How is a configured registry opened? By its kind in the index; vendors' SDKs are imported only when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from berth.adapters.registries import REGISTRIES
+from berth.adapters.registries.contract import Capabilities, Kind, Registry, RegistrySettings
+from berth.adapters.registries.distribution import DistributionRegistry
+from berth.adapters.registries.folder import FolderRegistry
+from berth.adapters.registries.names import RULES, Names
+from berth.adapters.registries.probe import probe_registry
+from berth.errors import InvalidInput, RemoteError, Unsupported
+from berth.wire.client import registry_origin
+from berth.wire.retry import RetryPolicy
+
+FOLDER = Kind("folder", "A folder of OCI image layouts", FolderRegistry.capabilities)
+OWN = frozenset({"depot"})
+
+
+class Registries:
+    """Opens registries by kind (`RegistryFactory`).
+
+    Args:
+        retry: how patiently requests are repeated; default: the client's own.
+    """
+
+    def __init__(self, *, retry: RetryPolicy | None = None) -> None:
+        self._retry = retry
+
+    def kinds(self) -> Sequence[Kind]:
+        return [FOLDER if name == "folder" else _class(name).KIND for name in sorted(set(REGISTRIES) - OWN)]
+
+    def check(self, settings: RegistrySettings) -> None:
+        if settings.kind not in REGISTRIES or settings.kind in OWN:
+            raise InvalidInput(
+                f"There is no kind of registry '{settings.kind}'.",
+                hint=f"Kinds are: {', '.join(kind.name for kind in self.kinds())}.",
+            )
+        if settings.kind == "folder":
+            _folder(settings)
+            return
+        kind = _class(settings.kind).KIND
+        unknown = sorted(set(settings.options) - set(kind.options))
+        if unknown:
+            raise InvalidInput(
+                f"{settings.kind} knows no option '{unknown[0]}'.", hint=f"Options are: {', '.join(kind.options)}."
+            )
+        for flag in ("flat", "insecure", "allow_private"):
+            settings.flag(flag)
+        settings.words("realm_hosts")
+        registry_origin(settings.url, insecure=settings.flag("insecure"))
+        Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
+        _class(settings.kind).check(settings)
+
+    def open(self, settings: RegistrySettings) -> Registry:
+        self.check(settings)
+        if settings.kind == "folder":
+            return FolderRegistry(_folder(settings))
+        return _class(settings.kind)(settings, retry=self._retry)
+
+    async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
+        registry = self.open(settings)
+        try:
+            if isinstance(registry, DistributionRegistry):
+                return await probe_registry(registry, repository=repository)
+            await registry.repositories(limit=1)
+            return registry.capabilities
+        except Unsupported as error:
+            raise RemoteError(error.message, hint=error.hint, detail=error.detail) from error
+        finally:
+            await registry.close()
+
+
+@cache
+def _class(kind: str) -> type[DistributionRegistry]:
+    module, _, name = REGISTRIES[kind].partition(":")
+    found: type[DistributionRegistry] = getattr(import_module(module), name)
+    return found
+
+
+def _folder(settings: RegistrySettings) -> Path:
+    path = Path(settings.url.removeprefix("file://"))
+    if not path.is_absolute():
+        raise InvalidInput(f"{settings.url!r} is not an absolute path.", hint="Write file:///srv/models.")
+    return path

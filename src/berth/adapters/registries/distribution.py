@@ -1,0 +1,369 @@
+"""Any registry of the OCI distribution specification: CNCF Distribution, another Berth, and the base of all vendors.
+
+What a vendor does differently is a subclass: names (names.py), credentials, and the calls that the specification leaves
+optional. Repositories of the callers are `project/name`; only this file and subclasses see the outward names.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from typing import ClassVar
+
+import httpx
+
+from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings, Stat
+from berth.adapters.registries.names import LIMITS, RULES, Limits, Names
+from berth.errors import (
+    Conflict,
+    DigestInvalid,
+    IntegrityError,
+    InvalidInput,
+    ManifestInvalid,
+    ManifestUnknown,
+    NotFound,
+    RemoteAuthError,
+    RemoteError,
+    Unavailable,
+    Unsupported,
+)
+from berth.oci import digest as digests
+from berth.oci import manifest as manifests
+from berth.oci import media_types as types
+from berth.oci import reference as references
+from berth.oci import referrers as oci_referrers
+from berth.oci.descriptor import Descriptor
+from berth.wire import blobs, referrers, uploads
+from berth.wire import manifests as wire_manifests
+from berth.wire.auth import ANONYMOUS, Credential, CredentialSource
+from berth.wire.client import RegistryClient
+from berth.wire.retry import RetryPolicy
+from berth.wire.tags import bounded_body, next_link
+from berth.wire.uploads import Upload
+
+_LIST_LIMIT = 32 * 1024 * 1024
+_NO_CONTENT = "application/vnd.berth.removed-tag.v1+json"
+
+COMMON_OPTIONS = {
+    "prefix": "Leading path of every repository there.",
+    "flat": "true: project and model become one component, project__model.",
+    "insecure": "true: plain http is allowed.",
+    "allow_private": "true: private and loopback addresses are allowed, redirects included.",
+    "realm_hosts": "Other hosts whose token service may be shown the credentials.",
+    "capabilities": "What it can do, over what a probe found.",
+}
+
+
+class DistributionRegistry:
+    """A `Registry` over HTTP.
+
+    Args:
+        retry: how patiently requests are repeated.
+    """
+
+    KIND: ClassVar[Kind] = Kind(
+        "distribution",
+        "CNCF Distribution, or any other OCI registry",
+        # registries.md §3: no referrers API; deletion where it is switched on.
+        Capabilities(referrers=False, oci_subject=False),
+        COMMON_OPTIONS,
+    )
+    REALM_HOSTS: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, settings: RegistrySettings, *, retry: RetryPolicy | None = None) -> None:
+        self.settings = settings
+        self.capabilities = capabilities_of(self.KIND, settings)
+        self.names = Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
+        self.retry = retry or RetryPolicy()
+        source = self.credential_source()
+        self.client = RegistryClient(
+            settings.url,
+            credential=ANONYMOUS if source else self.credential(),
+            credential_source=source,
+            insecure=settings.flag("insecure"),
+            allow_private=settings.flag("allow_private"),
+            realm_hosts=(*self.REALM_HOSTS, *settings.words("realm_hosts")),
+            retry=self.retry,
+            scope=self.scope,
+        )
+
+    # ---- what subclasses change
+
+    @classmethod
+    def check(cls, settings: RegistrySettings) -> None:
+        """Raises InvalidInput for settings that this kind cannot work with. Asks nobody."""
+
+    def credential(self) -> Credential:
+        """As whom we ask: user and password, or a bare secret as a ready Bearer token."""
+        settings = self.settings
+        if settings.username is not None:
+            return Credential(username=settings.username, password=settings.secret or "")
+        return Credential(token=settings.secret) if settings.secret else ANONYMOUS
+
+    def credential_source(self) -> CredentialSource | None:
+        """For credentials that end by themselves."""
+        return None
+
+    def scope(self, scope: str) -> str:
+        """The token scope to ask for instead of `scope`."""
+        return scope
+
+    # ---- lists
+
+    async def repositories(self, *, after: str | None = None, limit: int = 100) -> Page[str]:
+        if not self.capabilities.list_repositories:
+            raise Unsupported(f"{self.settings.name} does not tell which repositories it has.")
+        url = self._listing("_catalog", after=after, limit=limit)
+        found, following = await self._list(
+            url, "repositories", frozenset({"registry:catalog:*"}), after=after, limit=limit
+        )
+        return Page([name for name in map(self.names.inward, found) if name is not None], following)
+
+    async def tags(self, repository: str, *, after: str | None = None, limit: int = 100) -> Page[str]:
+        name = self.names.outward(repository)
+        url = self._listing(f"{name}/tags/list", after=after, limit=limit)
+        try:
+            return Page(*await self._list(url, "tags", blobs.pull_scope(name), after=after, limit=limit))
+        except NotFound:
+            return Page([])
+
+    def _listing(self, path: str, *, after: str | None, limit: int) -> httpx.URL:
+        if after is not None and after.startswith("/"):  # where the page before said that it goes on
+            return self.client.origin.copy_with(raw_path=after.encode("ascii"))
+        query = httpx.QueryParams({"n": str(limit), **({"last": after} if after is not None else {})})
+        return self.client.origin.copy_with(raw_path=f"/v2/{path}?{query}".encode("ascii"))
+
+    async def _list(
+        self, url: httpx.URL, key: str, scopes: frozenset[str], *, after: str | None, limit: int
+    ) -> tuple[list[str], str | None]:
+        """One page and what continues it: a link, or the last name where a registry knows only `last`."""
+        async with self.client.exchange("GET", url, expect=(200,), scopes=scopes) as response:
+            found = _names_in(await bounded_body(response, _LIST_LIMIT), key, self.client.host)
+            link = next_link(self.client, response)
+        # Old registries know neither `n` nor `last` and answer everything each time (Distribution 2.8 for tags).
+        if after in found:
+            found = found[found.index(after) + 1 :]
+        if link is not None and len(found) <= limit:
+            return found, link.raw_path.decode("ascii")
+        return found[:limit], found[limit - 1] if len(found) >= limit else None
+
+    # ---- reading
+
+    async def stat(self, repository: str, reference: str) -> Stat | None:
+        name = self.names.outward(repository)
+        seen = await wire_manifests.head(self.client, name, reference)
+        if seen is None:
+            return None
+        by_digest = digests.is_digest(reference)
+        digest = reference if by_digest else seen.digest
+        if digest is not None and digests.is_digest(digest) and seen.size is not None and seen.media_type:
+            return Stat(digest, seen.media_type, seen.size)
+        try:  # the answer to HEAD was incomplete
+            fetched = await wire_manifests.get(self.client, name, reference)
+        except NotFound:
+            return None
+        return Stat(fetched.digest, fetched.media_type, len(fetched.body))
+
+    async def manifest(self, repository: str, digest: str) -> bytes:
+        try:
+            return (await wire_manifests.get(self.client, self.names.outward(repository), digest)).body
+        except NotFound as error:
+            raise ManifestUnknown(error.message, hint=error.hint, detail=error.detail) from error
+
+    async def blob_size(self, repository: str, digest: str) -> int | None:
+        return await blobs.head(self.client, self.names.outward(repository), digest)
+
+    def blob(self, repository: str, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
+        return blobs.stream(self.client, self.names.outward(repository), digest, offset=offset)
+
+    # ---- writing
+
+    async def mount_blob(self, repository: str, digest: str, *, source: str) -> bool:
+        if not self.capabilities.mount:
+            return False
+        return await uploads.mount(
+            self.client, self.names.outward(repository), digest, source=self.names.outward(source)
+        )
+
+    async def push_blob(self, repository: str, digest: str, *, size: int, chunks: AsyncIterable[bytes]) -> None:
+        digests.parse(digest)
+        self.limits().check(self.settings.kind, [Descriptor(uploads.OCTETS, digest, size)])
+        source = _Chunks(chunks)
+        upload = Upload(digest, size, source.opened, restartable=source.restartable)
+        try:
+            await uploads.put(self.client, self.names.outward(repository), upload)
+        except IntegrityError as error:
+            raise DigestInvalid(f"The pushed bytes are not {digest} ({size} bytes).", detail=error.detail) from error
+
+    async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
+        name = self.names.outward(repository)
+        manifest = manifests.parse(body, media_type)
+        by_digest = digests.is_digest(reference)
+        digest = digests.of_bytes(body, digests.parse(reference).algorithm if by_digest else "sha256")
+        if by_digest and digest != reference:
+            raise DigestInvalid(f"The manifest is {digest}, not {reference}.")
+        if not by_digest:
+            references.check_tag(reference)
+        self.limits().check(self.settings.kind, [Descriptor(manifest.media_type, digest, len(body))])
+        stored = await self._put_manifest(name, reference, body, media_type, digest)
+        if manifest.subject is not None and stored is None and not self.capabilities.referrers:
+            entry = oci_referrers.descriptor_for(manifest, digest)
+            await referrers.add_to_tag(self.client, name, manifest.subject.digest, entry)
+        return digest
+
+    async def _put_manifest(self, name: str, reference: str, body: bytes, media_type: str, digest: str) -> str | None:
+        """Stores it; the subject that the registry says it has filed it under. A taken immutable tag that already
+        means this digest is no failure."""
+        try:
+            return (await wire_manifests.put(self.client, name, reference, body, media_type)).subject
+        except (Conflict, RemoteError) as error:
+            if not digests.is_digest(reference) and not isinstance(error, RemoteAuthError):
+                seen = await wire_manifests.head(self.client, name, reference)
+                if seen is not None and seen.digest == digest:
+                    return None
+            raise
+
+    # ---- removing
+
+    async def delete_tag(self, repository: str, tag: str) -> bool:
+        references.check_tag(tag)
+        name = self.names.outward(repository)
+        seen = await wire_manifests.head(self.client, name, tag)
+        if seen is None:
+            return False
+        if self.capabilities.tag_delete:
+            try:
+                return await wire_manifests.delete(self.client, name, tag)
+            except RemoteAuthError:
+                raise
+            except (Unsupported, InvalidInput, RemoteError) as error:
+                if error.detail.get("status") not in (400, 405):
+                    raise
+        return await self._replace_and_delete(name, tag)
+
+    async def _replace_and_delete(self, name: str, tag: str) -> bool:
+        """Distribution before 3.0 deletes by digest only, with every tag: so the tag first gets content of its own."""
+        if not await self._deletes_by_digest(name):
+            raise Unsupported(
+                f"{self.settings.name} cannot remove the tag {tag}.", hint="Is deletion switched on at that registry?"
+            )
+        config = await uploads.put_bytes(self.client, name, b"{}")
+        body = manifests.image(
+            config=Descriptor(_NO_CONTENT, config, 2), layers=[], annotations={"removed": secrets.token_hex(16)}
+        )
+        stored = await wire_manifests.put(self.client, name, tag, body, types.OCI_MANIFEST)
+        return await wire_manifests.delete(self.client, name, stored.digest)
+
+    async def _deletes_by_digest(self, name: str) -> bool:
+        """Whether the call exists: asked with a digest that nothing has."""
+        if not self.capabilities.content_delete:
+            return False
+        try:
+            await wire_manifests.delete(self.client, name, "sha256:" + secrets.token_hex(32))
+        except (Unsupported, RemoteError):
+            return False
+        return True
+
+    async def delete_manifest(self, repository: str, digest: str) -> bool:
+        if not self.capabilities.content_delete:
+            raise Unsupported(f"{self.settings.name} does not delete content.")
+        name = self.names.outward(repository)
+        digests.parse(digest)
+        manifest = None
+        if not self.capabilities.referrers:
+            try:
+                manifest = manifests.parse((await wire_manifests.get(self.client, name, digest)).body)
+            except NotFound:
+                return False
+            except ManifestInvalid:
+                pass  # not of ours, so in no list of referrers
+        gone = await self._delete_content(name, digest)
+        if gone and manifest is not None and manifest.subject is not None:
+            await referrers.remove_from_tag(self.client, name, manifest.subject.digest, digest)
+        return gone
+
+    async def _delete_content(self, name: str, digest: str) -> bool:
+        return await wire_manifests.delete(self.client, name, digest)
+
+    # ---- referrers, limits, end
+
+    async def referrers(self, repository: str, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
+        name = self.names.outward(repository)
+        try:
+            found = {d.digest: d for d in await referrers.ls(self.client, name, digest)}
+        except InvalidInput:  # Quay answers 400 where the subject is missing
+            found = {}
+        if not self.capabilities.referrers:
+            found |= {d.digest: d for d in await referrers.ls_by_tag(self.client, name, digest)}
+        typed = []
+        for entry in found.values():
+            if artifact_type is None or entry.artifact_type == artifact_type:
+                typed.append(entry)
+            elif entry.artifact_type is None:  # an index that another client wrote may lack it
+                body = await self.manifest(repository, entry.digest)
+                whole = oci_referrers.descriptor_for(manifests.parse(body), entry.digest)
+                typed += [whole] if whole.artifact_type == artifact_type else []
+        return sorted(typed, key=lambda d: d.digest)
+
+    def limits(self) -> Limits:
+        """What it takes: by kind, or as configured."""
+        known = LIMITS.get(self.settings.kind, Limits())
+        return Limits(
+            self.capabilities.largest_blob or known.largest_blob,
+            self.capabilities.largest_manifest or known.largest_manifest,
+        )
+
+    def check_content(self, repository: str, tag: str | None, content: Iterable[Descriptor]) -> None:
+        """Whether name and sizes fit, before a byte moves. Raises NameInvalid, TooLarge."""
+        self.names.outward(repository)
+        if tag is not None:
+            references.check_tag(tag)
+        self.limits().check(self.settings.kind, content)
+
+    async def close(self) -> None:
+        await self.client.aclose()
+
+
+class BerthRegistry(DistributionRegistry):
+    """Another Berth: user and token as Basic, exchanged at its token endpoint. Its gate decides what we may read."""
+
+    KIND = Kind("berth", "Another Berth", Capabilities(), COMMON_OPTIONS)
+
+
+def capabilities_of(kind: Kind, settings: RegistrySettings) -> Capabilities:
+    """Defaults of the kind, corrected by the probe, corrected by the option `capabilities`."""
+    chosen = settings.options.get("capabilities", {})
+    if not isinstance(chosen, dict):
+        raise InvalidInput(f"The option 'capabilities' of registry '{settings.name}' must be an object.")
+    probed = Capabilities.from_json(settings.capabilities or {}, defaults=kind.capabilities)
+    return Capabilities.from_json(chosen, defaults=probed)
+
+
+class _Chunks:
+    """An upload's source over an iterable that may be readable only once."""
+
+    def __init__(self, chunks: AsyncIterable[bytes]) -> None:
+        self._chunks = chunks
+        self.restartable = aiter(chunks) is not chunks
+        self._opened = False
+
+    async def opened(self, offset: int) -> AsyncIterator[bytes]:
+        if self._opened and not self.restartable:
+            raise Unavailable("The registry wants the content again, and its source cannot be read twice.")
+        self._opened = True
+        async for chunk in self._chunks:
+            rest = chunk[offset:]
+            offset = max(0, offset - len(chunk))
+            if rest:
+                yield rest
+
+
+def _names_in(body: bytes, key: str, host: str) -> list[str]:
+    try:
+        found = json.loads(body).get(key) or []
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            raise ValueError(f"{key} is not a list of texts")
+    except (ValueError, AttributeError) as error:
+        raise RemoteError(f"The list of {key} of {host} is unreadable: {error}.") from error
+    return list(dict.fromkeys(found))

@@ -1,0 +1,155 @@
+"""What can this very registry do? Asked, not believed: versions and switches differ (registries.md §8).
+
+Reading only, unless a repository is named: then small content is pushed there, looked at and removed. What an answer
+leaves open keeps the default of the kind and is noted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from dataclasses import replace
+
+from berth.adapters.registries.contract import Capabilities
+from berth.adapters.registries.distribution import DistributionRegistry
+from berth.errors import BerthError, InvalidInput, NotFound, RemoteAuthError, RemoteError, Unavailable, Unsupported
+from berth.oci import digest as digests
+from berth.oci import manifest as manifests
+from berth.oci import media_types as types
+from berth.oci.descriptor import Descriptor
+from berth.wire import blobs, uploads
+from berth.wire import manifests as wire_manifests
+
+ABSENT = "berth/absent"
+_PROBE = "application/vnd.berth.probe.v1+json"
+
+
+async def probe_registry(registry: DistributionRegistry, *, repository: str | None = None) -> Capabilities:
+    """What it can do, by asking it. Raises what `Registry` raises when it cannot be used at all."""
+    await registry.client.ping()
+    found = replace(registry.capabilities, notes=())
+    notes: list[str] = []
+    known: list[str] = []
+    if found.list_repositories:
+        try:
+            known = list((await registry.repositories(limit=10)).items)
+        except (Unsupported, NotFound, RemoteAuthError, RemoteError, InvalidInput) as error:
+            found = replace(found, list_repositories=False)
+            notes.append(f"cannot list repositories: {error.message}")
+    if repository is not None:
+        found = await _by_writing(registry, repository, found, notes)
+    elif known:
+        found = await _by_reading(registry, known[0], found, notes)
+    else:
+        notes.append("no repository to look at: referrers and deletion are as expected of this kind, not tried")
+    limits = await _rate_limits(registry, repository or (known[0] if known else None))
+    return replace(found, notes=(*notes, *limits))
+
+
+async def _by_reading(
+    registry: DistributionRegistry, repository: str, found: Capabilities, notes: list[str]
+) -> Capabilities:
+    name = registry.names.outward(repository)
+    client = registry.client
+    zero = "sha256:" + "0" * 64
+    async with client.exchange(
+        "GET",
+        client.url(name, "referrers", zero),
+        expect=(200, 400, 401, 403, 404, 405),
+        scopes=blobs.pull_scope(name),
+    ) as answer:
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        # An unknown digest is an empty list; Quay answers 400. Without the API it is 404.
+        if answer.status_code in (200, 400):
+            found = replace(found, referrers=answer.status_code == 400 or kind == types.OCI_INDEX)
+        elif answer.status_code in (404, 405):
+            found = replace(found, referrers=False, oci_subject=False)
+        else:
+            notes.append("referrers: not allowed to ask")
+    if type(registry).delete_tag is DistributionRegistry.delete_tag:
+        found = replace(
+            found,
+            tag_delete=await _deletes(registry, name, f"berth-{secrets.token_hex(8)}", found.tag_delete, notes),
+            content_delete=await _deletes(
+                registry, name, "sha256:" + secrets.token_hex(32), found.content_delete, notes
+            ),
+        )
+    return found
+
+
+async def _deletes(registry: DistributionRegistry, name: str, absent: str, default: bool, notes: list[str]) -> bool:
+    """Whether DELETE exists: asked with a tag or digest that nothing has, which is 404 then."""
+    try:
+        await wire_manifests.delete(registry.client, name, absent)
+    except RemoteAuthError:
+        notes.append("deletion: not allowed to ask")
+        return default
+    except BerthError as error:
+        if isinstance(error, Unavailable):
+            raise
+        return False
+    return True
+
+
+async def _by_writing(
+    registry: DistributionRegistry, repository: str, found: Capabilities, notes: list[str]
+) -> Capabilities:
+    """Pushes a blob, a manifest and a referrer, looks what became of them, and removes them where that is possible."""
+    name, client = registry.names.outward(repository), registry.client
+    salt = secrets.token_hex(8)
+    config = await uploads.put_bytes(client, name, b"{}")
+    layer = await uploads.put_bytes(client, name, f"probe {salt}".encode())
+    project, _, model = repository.partition("/")
+    beside = f"{project}/{model}-mounted"
+    try:
+        found = replace(found, mount=await uploads.mount(client, registry.names.outward(beside), layer, source=name))
+    except BerthError as error:
+        found = replace(found, mount=False)
+        notes.append(f"mount: {error.message}")
+    body = manifests.image(
+        config=Descriptor(_PROBE, config, 2),
+        layers=[Descriptor(types.OCI_LAYER_TAR, layer, len(f"probe {salt}"))],
+    )
+    tag = f"berth-probe-{salt}"
+    stored = await wire_manifests.put(client, name, tag, body, types.OCI_MANIFEST)
+    subject = Descriptor(types.OCI_MANIFEST, stored.digest, len(body))
+    referrer = manifests.image(
+        config=Descriptor(types.OCI_EMPTY, config, 2),
+        layers=[Descriptor(types.OCI_EMPTY, config, 2)],
+        artifact_type=_PROBE,
+        subject=subject,
+    )
+    filed = await wire_manifests.put(client, name, digests.of_bytes(referrer), referrer, types.OCI_MANIFEST)
+    found = replace(found, oci_subject=filed.subject == stored.digest)
+    found = await _by_reading(registry, repository, found, notes)
+    if found.referrers and not found.oci_subject:
+        listed = {d.digest for d in await registry.referrers(repository, stored.digest)}
+        found = replace(found, referrers=filed.digest in listed)
+    if found.tag_delete:
+        with suppress(RemoteAuthError):
+            await registry.delete_tag(repository, tag)
+            if await wire_manifests.head(client, name, stored.digest) is None:
+                found = replace(found, tag_delete=False)
+                notes.append("removing a tag removes its content")
+    for digest in (filed.digest, stored.digest):
+        try:
+            await registry.delete_manifest(repository, digest)
+        except BerthError as error:
+            notes.append(f"left behind in {repository}: {digest} ({error.code})")
+    return found
+
+
+async def _rate_limits(registry: DistributionRegistry, repository: str | None) -> list[str]:
+    """What the answer to a HEAD (which is free at Docker Hub) says about how often we may ask."""
+    name = registry.names.outward(repository or ABSENT)
+    client = registry.client
+    async with client.exchange(
+        "HEAD",
+        client.url(name, "manifests", "latest"),
+        expect=(200, 400, 401, 403, 404),
+        scopes=blobs.pull_scope(name),
+        headers={"Accept": wire_manifests.ACCEPT},
+    ) as answer:
+        return [
+            f"{key.lower()}: {answer.headers[key]}" for key in answer.headers if key.lower().startswith("ratelimit")
+        ]

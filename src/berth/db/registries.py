@@ -1,0 +1,91 @@
+"""How are other registries remembered? SQL in, facts out; secrets stay sealed here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from berth.db.tables import registries
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRow:
+    id: int
+    name: str
+    kind: str
+    url: str
+    username: str | None
+    secret: bytes | None = field(repr=False)
+    options: Mapping[str, Any]
+    capabilities: Mapping[str, Any] | None
+    probed_at: datetime | None
+    created_by: str
+    created_at: datetime
+
+
+async def registry_named(conn: AsyncConnection, name: str) -> RegistryRow | None:
+    row = (await conn.execute(select(registries).where(registries.c.name == name))).one_or_none()
+    return None if row is None else _row(row)
+
+
+async def list_registries(conn: AsyncConnection, *, after: str | None, limit: int) -> list[RegistryRow]:
+    """By name."""
+    query = select(registries).order_by(registries.c.name).limit(limit)
+    if after is not None:
+        query = query.where(registries.c.name > after)
+    return [_row(row) for row in await conn.execute(query)]
+
+
+async def insert_registry(
+    conn: AsyncConnection,
+    *,
+    name: str,
+    kind: str,
+    url: str,
+    username: str | None,
+    secret: bytes | None,
+    options: Mapping[str, Any],
+    created_by: str,
+) -> RegistryRow | None:
+    """The new row, or None when the name is taken."""
+    values = {
+        "name": name,
+        "kind": kind,
+        "url": url,
+        "username": username,
+        "secret": secret,
+        "options": dict(options),
+        "created_by": created_by,
+    }
+    query = insert(registries).values(values).on_conflict_do_nothing().returning(registries)
+    row = (await conn.execute(query)).one_or_none()
+    return None if row is None else _row(row)
+
+
+async def set_capabilities(
+    conn: AsyncConnection, registry_id: int, *, capabilities: Mapping[str, Any], now: datetime
+) -> RegistryRow | None:
+    """Keep what a probe found; None when the row is gone."""
+    query = (
+        update(registries)
+        .where(registries.c.id == registry_id)
+        .values(capabilities=dict(capabilities), probed_at=now)
+        .returning(registries)
+    )
+    row = (await conn.execute(query)).one_or_none()
+    return None if row is None else _row(row)
+
+
+async def delete_registry(conn: AsyncConnection, name: str) -> bool:
+    """Whether there was one."""
+    return (await conn.execute(delete(registries).where(registries.c.name == name))).rowcount > 0
+
+
+def _row(row: Row[Any]) -> RegistryRow:
+    return RegistryRow(**dict(row._mapping))

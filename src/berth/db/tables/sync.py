@@ -1,0 +1,123 @@
+"""What is copied where: rules, their runs with the journal of each item, and where published versions live."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from berth.db.tables.metadata import metadata
+
+sync_rules = Table(
+    "sync_rules",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    # The project whose models are copied, by its name at the source.
+    Column("project", Text, nullable=False),
+    # Our own project on either side, whose maintainers may change the rule; null between two other registries.
+    Column("project_id", BigInteger, ForeignKey("projects.id", ondelete="CASCADE")),
+    # Names of registries; 'depot' is our own store.
+    Column("source", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    # The filters and policies, as sync/rules.py writes them.
+    Column("terms", JSONB, nullable=False, server_default=text("'{}'")),
+    # Five-field cron in UTC; null = only when asked.
+    Column("schedule", Text),
+    Column("next_run_at", DateTime(timezone=True)),
+    # A replica: what is admitted in the project is published to the target at once, and withdrawn from it.
+    Column("on_admission", Boolean, nullable=False, server_default=text("false")),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("ix_sync_rules_project", "project_id"),
+    Index("ix_sync_rules_due", "next_run_at", postgresql_where=text("next_run_at is not null")),
+)
+
+sync_runs = Table(
+    "sync_runs",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("rule_id", BigInteger, ForeignKey("sync_rules.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", Text, nullable=False),  # run | plan: a plan writes nothing anywhere but here
+    Column("state", Text, nullable=False, server_default=text("'queued'")),
+    Column("planned", Boolean, nullable=False, server_default=text("false")),
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("error", Text),
+    Column("started_by", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    # A run that is carried out says so now and then; a silent one is taken up by another worker.
+    Column("beat_at", DateTime(timezone=True)),
+    Column("started_at", DateTime(timezone=True)),
+    Column("finished_at", DateTime(timezone=True)),
+    CheckConstraint("kind in ('run','plan')", name="kind"),
+    CheckConstraint("state in ('queued','running','succeeded','failed','cancelled')", name="state"),
+    Index("ix_sync_runs_rule", "rule_id", "id"),
+    # Two runs of one rule at once would send everything twice.
+    Index(
+        "uq_sync_runs_active",
+        "rule_id",
+        unique=True,
+        postgresql_where=text("kind = 'run' and state in ('queued','running')"),
+    ),
+)
+
+# One line of a plan, and while it is carried out the journal that a new worker goes on from.
+sync_items = Table(
+    "sync_items",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("run_id", BigInteger, ForeignKey("sync_runs.id", ondelete="CASCADE"), nullable=False),
+    Column("action", Text, nullable=False),
+    Column("source_repository", Text, nullable=False),
+    Column("target_repository", Text, nullable=False),
+    Column("tag", Text, nullable=False),
+    Column("digest", Text),
+    Column("target_digest", Text),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'planned'")),
+    # Bytes of blobs that were sent; what was mounted or there already is not counted.
+    Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("blobs", Integer, nullable=False, server_default=text("0")),
+    Column("error", Text),
+    Column("notes", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("action in ('copy','skip','conflict','prune')", name="action"),
+    CheckConstraint("state in ('planned','running','done','failed','conflict','cancelled')", name="state"),
+    Index("ix_sync_items_run", "run_id", "id"),
+)
+
+# Where a published version lives besides the depot.
+placements = Table(
+    "placements",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("version_id", BigInteger, ForeignKey("versions.id", ondelete="CASCADE"), nullable=False),
+    Column("registry", Text, nullable=False),
+    Column("repository", Text, nullable=False),  # its name there
+    # exposed = denied here, but still to be had there
+    Column("state", Text, nullable=False, server_default=text("'pending'")),
+    Column("error", Text),
+    Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("state in ('pending','published','failed','withdrawn','exposed')", name="state"),
+    UniqueConstraint("version_id", "registry", "repository", name="uq_placements_place"),
+    Index("ix_placements_unsettled", "at", postgresql_where=text("state in ('pending','failed','exposed')")),
+)
