@@ -7,7 +7,7 @@ scanned and judged exactly as if a client had pushed it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection
 from datetime import datetime, timedelta
 
 from berth.adapters.registries.contract import Capabilities, Page, Stat
@@ -19,6 +19,7 @@ from berth.catalog.queries import RepositoryRow
 from berth.db.engine import Database
 from berth.errors import BlobUnknown, DigestInvalid, ManifestUnknown, NameUnknown
 from berth.gates.arrival import arrived
+from berth.gates.verdicts import verdict_of
 from berth.oci import digest as digests
 from berth.oci import manifest as manifests
 from berth.oci import reference as references
@@ -26,6 +27,7 @@ from berth.oci import referrers
 from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
 from berth.sync import queries
+from berth.sync.plan import Listed
 
 
 class DepotRegistry:
@@ -209,6 +211,50 @@ class DepotRegistry:
         return sorted(
             (d for d in found if artifact_type in (None, d.artifact_type)), key=lambda descriptor: descriptor.digest
         )
+
+    async def listed(self, project: str, *, repository: str | None = None) -> list[Listed]:
+        """Every tag of a project (or of one repository of it) with its verdict, labels and aliases, and the numbers of its deleted versions."""
+        now = self._clock()
+        async with self._db.reading() as conn:
+            rows = await queries.depot_tags(conn, project, repository=repository, now=now)
+            evidence = await queries.depot_evidence(conn, project, repository=repository)
+        found = []
+        for row in rows:
+            admitted = row.admitted
+            if admitted is None and not row.deleted:
+                admitted = await self._admitted(row.repository_id, row.digest, now)
+            found.append(
+                Listed(
+                    repository=row.repository,
+                    tag=row.tag,
+                    digest=row.digest,
+                    labels={str(name): str(value) for name, value in row.labels.items()},
+                    aliases=frozenset(row.aliases),
+                    admitted=admitted,
+                    deleted=row.deleted,
+                    evidence=evidence.get((row.repository, row.digest), frozenset()),
+                )
+            )
+        return found
+
+    async def _admitted(self, repository_id: int, digest: str, now: datetime) -> bool:
+        try:
+            async with self._db.transaction() as conn:
+                return (await verdict_of(conn, repository_id, digest, now)).admitted
+        except ManifestUnknown:
+            return False
+
+    async def admitted(self, repository: str, digest: str) -> bool | None:
+        """What our gate says about a manifest that we hold too; None when we do not."""
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            held = row is not None and await catalog.manifest_in(conn, row.id, digest) is not None
+        return await self._admitted(row.id, digest, self._clock()) if row is not None and held else None
+
+    async def held(self, repository: str, wanted: Collection[str]) -> frozenset[str]:
+        """Which of these manifests the repository holds."""
+        async with self._db.reading() as conn:
+            return await queries.manifests_held(conn, repository, wanted)
 
     async def close(self) -> None:
         """Nothing is opened here: database and store belong to whoever handed them in."""

@@ -1,0 +1,107 @@
+"""How much moves at once? Shared limits of one run: blobs side by side, bytes per second, who holds which blob."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from berth.errors import Conflict
+
+KNOWN_BLOBS: Final = 20_000
+
+
+class Cancelled(Conflict):
+    """Somebody asked for the run to stop; what is whole at the target stays there."""
+
+    code = "cancelled"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one copy or of all copies of one run.
+
+    Attributes:
+        blobs: how many blobs move at once; each takes one chunk of memory on either side.
+        bytes_per_second: over all blobs together; None = as fast as it goes.
+        attempts: how often a blob or manifest is tried when the failure may pass.
+    """
+
+    blobs: int = 4
+    bytes_per_second: int | None = None
+    attempts: int = 4
+
+
+class Journal(Protocol):
+    """Remembers how far a copy got, durably. Its answer says whether to go on."""
+
+    async def wanted(self) -> bool:
+        """False when the copy is to stop."""
+        ...
+
+    async def sent(self, digest: str, size: int) -> None:
+        """A blob is whole at the target; `size` bytes were sent for it, 0 when it was there or could be mounted."""
+        ...
+
+
+class NoJournal:
+    """For copies that nobody watches."""
+
+    async def wanted(self) -> bool:
+        return True
+
+    async def sent(self, digest: str, size: int) -> None:
+        return None
+
+
+class Flow:
+    """The limits at work, shared by all copies of one run."""
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.slots = asyncio.Semaphore(self.limits.blobs)
+        self.sleep = sleep
+        self._clock = clock
+        self._free_at = 0.0
+        self._places: OrderedDict[str, str] = OrderedDict()
+
+    async def pass_bytes(self, count: int) -> None:
+        """Wait until `count` bytes may move without exceeding the rate."""
+        rate = self.limits.bytes_per_second
+        if rate is None:
+            return
+        now = self._clock()
+        wait = max(0.0, self._free_at - now)
+        self._free_at = max(now, self._free_at) + count / rate
+        if wait > 0:
+            await self.sleep(wait)
+
+    def remember(self, digest: str, repository: str) -> None:
+        """A repository of the target holds this blob: others there may mount it."""
+        self._places[digest] = repository
+        self._places.move_to_end(digest)
+        if len(self._places) > KNOWN_BLOBS:
+            self._places.popitem(last=False)
+
+    def holder(self, digest: str) -> str | None:
+        """A repository of the target that is known to hold this blob."""
+        return self._places.get(digest)
+
+
+def first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a group of tasks; the others were only told to stop."""
+    for failure in failures.exceptions:
+        if isinstance(failure, BaseExceptionGroup):
+            return first(failure)
+        if not isinstance(failure, asyncio.CancelledError):
+            return failure
+    return failures.exceptions[0]

@@ -1,0 +1,212 @@
+"""What do two places hold of what a rule is about? Reads both sides; `plan` compares them.
+
+The depot answers with two queries. Other registries are asked for their tags and, many at once, for what each means;
+about evidence only where both sides hold the same version, since a missing one brings its evidence along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from berth.adapters.registries.contract import Registry
+from berth.errors import ManifestUnknown, Unsupported
+from berth.oci import manifest as manifests
+from berth.oci import referrers
+from berth.oci.version import is_version_tag
+from berth.sync.depot import DepotRegistry
+from berth.sync.flow import first
+from berth.sync.plan import Listed, Terms, in_scope, source_name, target_name
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AT_ONCE: Final = 16
+PAGE: Final = 500
+
+
+async def compared(
+    terms: Terms, source: Registry, target: Registry, *, judge: DepotRegistry | None = None
+) -> tuple[list[Listed], list[Listed]]:
+    """Both listings, ready for `plan`.
+
+    Args:
+        judge: asked for verdicts about content of other registries when the rule wants only what is admitted.
+
+    Raises:
+        Unsupported: a glob over models at a registry that cannot list its repositories.
+        RemoteError, Unavailable, TooManyRequests: a place failed. A plan is made from whole listings or not at all.
+    """
+    ours = await _list(terms, source, project=terms.project, mine=lambda name: in_scope(terms, name), sides="source")
+    names = {target_name(terms, listed.repository) for listed in ours}
+    theirs = await _list(
+        terms,
+        target,
+        project=terms.target_project or terms.project,
+        mine=lambda name: in_scope(terms, source_name(terms, name)),
+        sides="target",
+        known=names,
+    )
+    if terms.only_admitted and judge is not None and not isinstance(source, DepotRegistry):
+        ours = await _each(ours, lambda listed: _judged(judge, listed))
+    return await _with_evidence(terms, source, target, ours, theirs)
+
+
+async def _list(
+    terms: Terms,
+    place: Registry,
+    *,
+    project: str,
+    mine: Callable[[str], bool],
+    sides: str,
+    known: Iterable[str] = (),
+) -> list[Listed]:
+    if isinstance(place, DepotRegistry):
+        return [listed for listed in await place.listed(project) if mine(listed.repository)]
+    names = set(known)
+    if any(sign in terms.model for sign in "*?["):
+        # Of a target that nothing is removed from, only what the source has is of interest.
+        if sides == "source" or terms.delete != "never":
+            names |= {name for name in await _repositories(place, project) if mine(name)}
+    else:
+        names.add(f"{project}/{terms.model}")
+    found: list[Listed] = []
+    for name in sorted(names):
+        found += await _tags_of(terms, place, name, source=sides == "source")
+    return found
+
+
+async def _repositories(place: Registry, project: str) -> list[str]:
+    if not place.capabilities.list_repositories:
+        raise Unsupported(
+            "This registry cannot say which repositories it has.", hint="Name one model in the rule: --model NAME."
+        )
+    names: list[str] = []
+    after: str | None = None
+    while True:
+        page = await place.repositories(after=after, limit=PAGE)
+        names += [name for name in page.items if name.startswith(f"{project}/") and name.count("/") == 1]
+        after = page.after
+        if after is None:
+            return names
+
+
+async def all_tags(place: Registry, repository: str) -> list[str]:
+    """Every tag of a repository."""
+    names: list[str] = []
+    after: str | None = None
+    while True:
+        page = await place.tags(repository, after=after, limit=PAGE)
+        names += page.items
+        after = page.after
+        if after is None:
+            return names
+
+
+async def _tags_of(terms: Terms, place: Registry, repository: str, *, source: bool) -> list[Listed]:
+    names = await all_tags(place, repository)
+    wanted = [
+        name
+        for name in names
+        if is_version_tag(name) or name == terms.alias or (terms.all_tags and referrers.subject_of_tag(name) is None)
+    ]
+
+    async def look(tag: str) -> Listed | None:
+        stat = await place.stat(repository, tag)
+        return None if stat is None else Listed(repository, tag, stat.digest)
+
+    found = [listed for listed in await _each(wanted, look) if listed is not None]
+    if not source:
+        return found
+    by_digest: dict[str, set[str]] = {}
+    for listed in found:
+        by_digest.setdefault(listed.digest, set()).add(listed.tag)
+    found = [replace(listed, aliases=frozenset(by_digest[listed.digest] - {listed.tag})) for listed in found]
+    if terms.labels:
+        found = await _each(found, lambda listed: _labelled(place, listed))
+    return found
+
+
+async def _labelled(place: Registry, listed: Listed) -> Listed:
+    """Other registries know no labels of ours; a manifest's annotations say the same."""
+    try:
+        body = await place.manifest(listed.repository, listed.digest)
+    except ManifestUnknown:
+        return listed
+    return replace(listed, labels=dict(manifests.parse(body).annotations))
+
+
+async def _judged(judge: DepotRegistry, listed: Listed) -> Listed:
+    return replace(listed, admitted=await judge.admitted(listed.repository, listed.digest))
+
+
+async def _with_evidence(
+    terms: Terms, source: Registry, target: Registry, ours: Sequence[Listed], theirs: Sequence[Listed]
+) -> tuple[list[Listed], list[Listed]]:
+    there = {(listed.repository, listed.tag): listed for listed in theirs}
+    tags: dict[str, frozenset[str]] = {}
+    if not isinstance(source, DepotRegistry):
+        for name in {listed.repository for listed in ours}:
+            tags[name] = frozenset(await all_tags(source, name))
+
+    async def look(listed: Listed) -> tuple[Listed, Listed | None]:
+        held = there.get((target_name(terms, listed.repository), listed.tag))
+        if held is None or held.digest != listed.digest:
+            return listed, held
+        if not isinstance(source, DepotRegistry):
+            listed = replace(listed, evidence=await _evidence(source, listed, tags[listed.repository]))
+        if not listed.evidence:
+            return listed, held
+        return listed, replace(held, evidence=await _held(target, held.repository, listed.evidence))
+
+    pairs = await _each(ours, look)
+    for _, held in pairs:
+        if held is not None:
+            there[(held.repository, held.tag)] = held
+    return [listed for listed, _ in pairs], list(there.values())
+
+
+async def _evidence(place: Registry, listed: Listed, tags: frozenset[str]) -> frozenset[str]:
+    """What refers to one version, at a registry that is not ours."""
+    found: set[str] = set()
+    if not listed.digest.startswith("sha256:"):
+        return frozenset(d.digest for d in await place.referrers(listed.repository, listed.digest))
+    base = referrers.fallback_tag(listed.digest)
+    # Without an API of its own the registry keeps the list under a tag, and the tag is in the list of tags.
+    if place.capabilities.referrers or base in tags:
+        found |= {entry.digest for entry in await place.referrers(listed.repository, listed.digest)}
+    for tag in (f"{base}.sig", f"{base}.att", f"{base}.sbom"):
+        stat = await place.stat(listed.repository, tag) if tag in tags else None
+        if stat is not None:
+            found.add(stat.digest)
+    return frozenset(found)
+
+
+async def _held(place: Registry, repository: str, wanted: frozenset[str]) -> frozenset[str]:
+    if isinstance(place, DepotRegistry):
+        return await place.held(repository, wanted)
+    found = set()
+    for digest in sorted(wanted):
+        if await place.stat(repository, digest) is not None:
+            found.add(digest)
+    return frozenset(found)
+
+
+async def _each(items: Sequence[T], do: Callable[[T], Awaitable[R]]) -> list[R]:
+    """`do` for every item, a few at once, in order."""
+    results: list[R | None] = [None] * len(items)
+    waiting = iter(enumerate(items))
+
+    async def work() -> None:
+        for index, item in waiting:
+            results[index] = await do(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(items))):
+                group.create_task(work())
+    except BaseExceptionGroup as failures:
+        raise first(failures) from None
+    return results  # type: ignore[return-value]

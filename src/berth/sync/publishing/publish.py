@@ -1,0 +1,139 @@
+"""How does an admitted version reach its home and replicas? Copied by digest, its tag last, place by place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from berth.adapters.registries.contract import Registry
+from berth.db.engine import Database
+from berth.errors import BerthError, ManifestUnknown
+from berth.gates.verdicts import verdict_of
+from berth.oci.version import to_tag
+from berth.sync import queries as rules
+from berth.sync.copy import PASSING, copy_version
+from berth.sync.depot import DepotRegistry
+from berth.sync.flow import Flow, Limits
+from berth.sync.places import DEPOT, RegistryDirectory
+from berth.sync.plan import plan
+from berth.sync.publishing import queries
+from berth.sync.publishing.queries import Published
+from berth.sync.publishing.record import arrived
+from berth.sync.rules import limits_of, read_terms
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one version is to go; `wait` says why not now."""
+
+    version: Published
+    registry: str
+    repository: str
+    limits: Limits
+    wait: str | None = None
+
+
+async def publish(
+    db: Database,
+    places: RegistryDirectory,
+    *,
+    repository_id: int,
+    root: str,
+    now: Callable[[], datetime],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Bring every version of a digest to where its project wants it, if the gate lets it out.
+
+    Raises:
+        BerthError: the last failure that may pass, after every place was tried; the caller comes back later.
+    """
+    depot = await places.open(DEPOT)
+    wanted = await _wanted(db, depot, repository_id, root, now)
+    opened: dict[str, Registry] = {}
+    passing: BerthError | None = None
+    try:
+        for place in wanted:
+            async with db.transaction() as conn:
+                placement = await queries.intend(
+                    conn,
+                    version=place.version.version_id,
+                    registry=place.registry,
+                    repository=place.repository,
+                    now=now(),
+                    error=place.wait,
+                )
+            if place.wait is not None:
+                continue
+            try:
+                if place.registry not in opened:
+                    opened[place.registry] = await places.open(place.registry)
+                copied = await copy_version(
+                    depot,
+                    opened[place.registry],
+                    place.version.repository,
+                    place.repository,
+                    root,
+                    to_tag(place.version.version),
+                    flow=Flow(place.limits, sleep=sleep),
+                )
+            except BerthError as error:
+                log.warning(
+                    "publish_failed", registry=place.registry, repository=place.repository, root=root, code=error.code
+                )
+                async with db.transaction() as conn:
+                    await queries.settle(conn, placement, state="failed", now=now(), error=str(error))
+                if isinstance(error, PASSING):
+                    passing = error
+                continue
+            async with db.transaction() as conn:
+                await arrived(
+                    conn, placement, repository_id=repository_id, root=root, sent=copied.bytes_sent, now=now()
+                )
+            log.info("published", registry=place.registry, repository=place.repository, root=root)
+    finally:
+        for registry in opened.values():
+            await registry.close()
+    if passing is not None:
+        raise passing
+
+
+async def _wanted(
+    db: Database, depot: Registry, repository_id: int, root: str, now: Callable[[], datetime]
+) -> list[Place]:
+    try:
+        async with db.transaction() as conn:
+            if not (await verdict_of(conn, repository_id, root, now())).admitted:
+                return []
+            versions = [v for v in await queries.versions_of(conn, repository_id, root) if v.state != "deleted"]
+            replicas = await rules.admission_rules(conn, versions[0].project) if versions else []
+    except ManifestUnknown:
+        return []
+    found = [Place(v, v.home, v.repository, Limits()) for v in versions if v.home != DEPOT]
+    if not replicas or not isinstance(depot, DepotRegistry):
+        return found
+    numbers = {to_tag(version.version): version for version in versions}
+    listed = await depot.listed(versions[0].project, repository=versions[0].repository)
+    mine = [item for item in listed if item.digest == root]
+    for rule in replicas:
+        for item in plan(read_terms(rule.terms, project=rule.project), mine, [], now()):
+            if item.tag in numbers and (item.action == "copy" or item.code == "outside_window"):
+                wait = item.reason if item.action == "skip" else None
+                place = Place(numbers[item.tag], rule.target, item.target_repository, limits_of(rule.terms), wait)
+                if rule.target != DEPOT:
+                    found.append(place)
+    return found
+
+
+async def is_admitted(conn: AsyncConnection, repository_id: int, root: str, now: datetime) -> bool:
+    """What the gate says now; of what is no longer here it lets nothing out."""
+    try:
+        return (await verdict_of(conn, repository_id, root, now)).admitted
+    except ManifestUnknown:
+        return False

@@ -1,0 +1,54 @@
+"""What is written down when a version has arrived at another registry? Its place, and its withdrawal if need be."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from berth.db import queue
+from berth.oci.version import from_tag, is_version_tag
+from berth.sync.publishing import queries
+
+PUBLISH: Final = "publish_version"
+WITHDRAW: Final = "withdraw_version"
+
+
+async def published(
+    conn: AsyncConnection,
+    *,
+    repository: str,
+    digest: str,
+    tag: str,
+    registry: str,
+    target_repository: str,
+    now: datetime,
+) -> None:
+    """A version of the depot is whole at a registry under its tag. Tags that are no version leave no record."""
+    found = await queries.version_id(conn, repository, digest, from_tag(tag)) if is_version_tag(tag) else None
+    if found is None:
+        return
+    version, repository_id = found
+    placement = await queries.intend(
+        conn, version=version, registry=registry, repository=target_repository, now=now, error=None
+    )
+    await arrived(conn, placement, repository_id=repository_id, root=digest, sent=0, now=now)
+
+
+async def arrived(
+    conn: AsyncConnection, placement: int, *, repository_id: int, root: str, sent: int, now: datetime
+) -> None:
+    """Settle a placement as published; when the verdict turned while bytes moved, have it withdrawn at once."""
+    # Held until the commit: whoever decides otherwise later finds the placement, whoever did before is seen here.
+    admitted = await queries.lock_admitted(conn, repository_id, root)
+    await queries.settle(conn, placement, state="published", now=now, sent=sent)
+    if not admitted:
+        await later(conn, WITHDRAW, repository_id, root)
+
+
+async def later(conn: AsyncConnection, job: str, repository_id: int, root: str) -> None:
+    """Put a `publish_version` or `withdraw_version` on the queue, once."""
+    await queue.defer(
+        conn, job, queue="publish", key=f"{job}:{repository_id}:{root}", repository_id=repository_id, root=root
+    )

@@ -1,0 +1,94 @@
+"""How is a version taken back from where it was published, once it is denied? As the policy's `on_deny` says.
+
+`untag` (the default) removes the name, `delete` the content, `mark` and `keep` leave it there. Where it can still be
+had, its placement says `exposed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from berth.adapters.registries.contract import Registry
+from berth.db.engine import Database
+from berth.errors import BerthError, IntegrityError, InvalidInput
+from berth.gates.policies import from_json
+from berth.oci.version import to_tag
+from berth.sync.copy import PASSING
+from berth.sync.places import RegistryDirectory
+from berth.sync.publishing import queries
+from berth.sync.publishing.publish import is_admitted
+from berth.sync.publishing.queries import Placement
+
+LEFT: Final = {
+    "mark": "It is denied here and marked so; the policy (on_deny: mark) leaves the copy where it is.",
+    "keep": "It is denied here; the policy (on_deny: keep) leaves the copy where it is.",
+}
+log = structlog.get_logger(__name__)
+
+
+async def withdraw(
+    db: Database, places: RegistryDirectory, *, repository_id: int, root: str, now: Callable[[], datetime]
+) -> None:
+    """Take a denied digest back from everywhere; one that is admitted (again) stays.
+
+    Raises:
+        BerthError: the last failure that may pass, after every place was tried; the caller comes back later.
+    """
+    async with db.transaction() as conn:
+        if await is_admitted(conn, repository_id, root, now()):
+            return
+        versions = await queries.versions_of(conn, repository_id, root)
+        held = [p for p in await queries.placements_of(conn, repository_id, root) if p.state != "withdrawn"]
+    policy = _on_deny(versions[0].policy) if versions else "untag"
+    passing: BerthError | None = None
+    for placement in held:
+        state, error = "exposed", LEFT.get(policy)
+        if error is None:
+            try:
+                note = await _take_back(places, placement, delete=policy == "delete")
+                state, error = "withdrawn", note
+            except BerthError as failure:
+                error = f"It could not be removed: {failure}"
+                passing = failure if isinstance(failure, PASSING) else passing
+                log.warning("withdrawal_failed", registry=placement.registry, root=root, code=failure.code)
+        async with db.transaction() as conn:
+            await queries.settle(conn, placement.id, state=state, now=now(), error=error)
+        log.info("withdrawn" if state == "withdrawn" else "exposed", registry=placement.registry, root=root)
+    if passing is not None:
+        raise passing
+
+
+async def _take_back(places: RegistryDirectory, placement: Placement, *, delete: bool) -> str | None:
+    """Remove one copy; what is to be said about it, if anything."""
+    registry = await places.open(placement.registry)
+    try:
+        if delete:
+            await registry.delete_manifest(placement.repository, placement.digest)
+            await _gone(registry, placement, placement.digest)
+            return None
+        tag = to_tag(placement.version)
+        found = await registry.stat(placement.repository, tag)
+        if found is not None and found.digest != placement.digest:
+            return f"Its name means {found.digest} there now, which is not ours."
+        if found is not None:
+            await registry.delete_tag(placement.repository, tag)
+            await _gone(registry, placement, tag)
+        return None
+    finally:
+        await registry.close()
+
+
+async def _gone(registry: Registry, placement: Placement, reference: str) -> None:
+    if await registry.stat(placement.repository, reference) is not None:
+        raise IntegrityError(f"{placement.registry} still shows {placement.repository}:{reference}.")
+
+
+def _on_deny(document: object) -> str:
+    try:
+        return from_json(document).on_deny
+    except InvalidInput:
+        return "untag"
