@@ -7,11 +7,10 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from berth.access import bearer, queries
 from berth.access.decide import ANONYMOUS, Actor
-from berth.access.queries import AsyncConnection
+from berth.access.queries import ActorQuestion, AsyncConnection
 from berth.access.tokens import is_token
 from berth.errors import Unauthenticated
 
@@ -54,9 +53,9 @@ def parse_authorization(header: str | None) -> Credentials | None:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """The question that tells who sent a request: a statement for `queries.actor_of_row`, and the claims' limits."""
+    """The question that tells who sent a request, and the limits of a bearer token's claims."""
 
-    statement: Any  # a SELECT; SQL types are named in queries.py only
+    question: ActorQuestion
     repositories: Mapping[str, tuple[str, ...]] | None
 
 
@@ -73,12 +72,12 @@ def lookup_of_header(header: str | None, *, secret: bytes, now: datetime) -> Loo
     if credentials is None:
         return None
     if credentials.user is not None or is_token(credentials.secret):
-        statement = queries.statement_by_token(credentials.secret, credentials.user, now)
-        if statement is None:
+        question = queries.question_by_token(credentials.secret, credentials.user, now)
+        if question is None:
             raise refused()
-        return Lookup(statement, None)
+        return Lookup(question, None)
     claims = bearer.verify(credentials.secret, secret, now)
-    return Lookup(queries.statement_by_claims(claims, now), claims.repositories)
+    return Lookup(queries.question_by_claims(claims, now), claims.repositories)
 
 
 async def actor_of_header(conn: AsyncConnection, header: str | None, *, secret: bytes, now: datetime) -> Actor:
@@ -90,7 +89,7 @@ async def actor_of_header(conn: AsyncConnection, header: str | None, *, secret: 
     lookup = lookup_of_header(header, secret=secret, now=now)
     if lookup is None:
         return ANONYMOUS
-    actor = await queries.actor_by_statement(conn, lookup.statement, lookup.repositories)
+    actor = await queries.actor_by_question(conn, lookup.question, lookup.repositories)
     if actor is None:
         raise refused()
     return actor

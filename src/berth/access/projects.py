@@ -8,6 +8,7 @@ from typing import Any, Final
 from berth.access import audit, queries
 from berth.access.decide import Actor
 from berth.access.queries import AsyncConnection, ProjectRow
+from berth.db import registries as stored
 from berth.errors import Conflict, InvalidInput, NameInvalid
 from berth.oci.reference import check_project
 
@@ -67,8 +68,10 @@ async def update_project(
     Raises:
         InvalidInput: there is no such home.
     """
-    if home is not None and home not in HOMES:
-        raise InvalidInput(f"There is no registry '{home}'.", hint=f"Homes are: {', '.join(HOMES)}.")
+    if home is not None and home not in HOMES and await stored.registry_named(conn, home) is None:
+        raise InvalidInput(
+            f"There is no registry '{home}'.", hint="'depot' is our own store; berth registry add makes others known."
+        )
     values = {key: value for key, value in (("description", description), ("home", home)) if value is not None}
     if not values:
         return project

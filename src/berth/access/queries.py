@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, exists, false, func, literal, or_, select, true
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Integer,
+    LargeBinary,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import update as sql_update
@@ -98,11 +113,6 @@ _EVERY_PROJECT_ROLE: Final = (
 _TOKEN_PROJECT: Final = projects.alias("token_project")
 
 
-def _usable_token(now: datetime | None) -> ColumnElement[bool]:
-    instant: Any = func.statement_timestamp() if now is None else literal(now)
-    return and_(tokens.c.revoked_at.is_(None), or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > instant))
-
-
 def _actor_columns() -> Select[Any]:
     return select(
         principals.c.id,
@@ -136,22 +146,77 @@ def actor_of_row(row: Mapping[str, Any], repositories: Mapping[str, tuple[str, .
     )
 
 
-def statement_by_token(token_text: str, user_name: str | None, now: datetime | None = None) -> Select[Any] | None:
-    """The query behind `actor_by_token`, for callers that ask more in the same round trip; None: nobody can match."""
-    query = (
-        _actor_columns()
-        .select_from(
-            tokens.join(principals, tokens.c.principal_id == principals.c.id).outerjoin(
-                _TOKEN_PROJECT, tokens.c.project_id == _TOKEN_PROJECT.c.id
-            )
+@dataclass(frozen=True, slots=True)
+class ActorQuestion:
+    """A statement that finds an actor, with its parameters, for callers that ask more in the same round trip.
+
+    The statements are made once: making one takes longer than PostgreSQL needs to answer it.
+    """
+
+    statement: Select[Any]
+    parameters: Mapping[str, Any]
+
+
+_NOW: Final = bindparam("at", type_=DateTime(timezone=True))
+_USER: Final = bindparam("user_name", type_=Text)
+_USABLE_THEN: Final = and_(
+    tokens.c.revoked_at.is_(None), or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > _NOW)
+)
+_BY_TOKEN: Final = (
+    _actor_columns()
+    .select_from(
+        tokens.join(principals, tokens.c.principal_id == principals.c.id).outerjoin(
+            _TOKEN_PROJECT, tokens.c.project_id == _TOKEN_PROJECT.c.id
         )
-        .where(tokens.c.hash == hash_token(token_text), _usable_token(now), principals.c.disabled.is_(False))
     )
-    if user_name is not None:
-        if "\0" in user_name:  # PostgreSQL would refuse the question
-            return None
-        query = query.where(principals.c.name == user_name)
-    return query
+    .where(
+        tokens.c.hash == bindparam("token_hash", type_=LargeBinary),
+        _USABLE_THEN,
+        principals.c.disabled.is_(False),
+        or_(_USER.is_(None), principals.c.name == _USER),
+    )
+)
+
+
+def _by_claims(source: Any) -> Select[Any]:
+    return (
+        _actor_columns()
+        .select_from(source.outerjoin(_TOKEN_PROJECT, tokens.c.project_id == _TOKEN_PROJECT.c.id))
+        .where(
+            principals.c.id == bindparam("principal_id", type_=BigInteger),
+            principals.c.name == bindparam("user_name", type_=Text),
+            principals.c.epoch == bindparam("epoch", type_=Integer),
+            principals.c.disabled.is_(False),
+        )
+    )
+
+
+_BY_CLAIMS: Final = _by_claims(
+    principals.join(
+        tokens,
+        and_(
+            tokens.c.id == bindparam("token_id", type_=BigInteger),
+            tokens.c.principal_id == principals.c.id,
+            _USABLE_THEN,
+        ),
+    )
+)
+_BY_CLAIMS_ALONE: Final = _by_claims(principals.outerjoin(tokens, false()))
+
+
+def question_by_token(token_text: str, user_name: str | None, now: datetime) -> ActorQuestion | None:
+    """The question behind `actor_by_token`; None when nobody can match."""
+    if user_name is not None and "\0" in user_name:  # PostgreSQL would refuse the question
+        return None
+    return ActorQuestion(_BY_TOKEN, {"token_hash": hash_token(token_text), "user_name": user_name, "at": now})
+
+
+def question_by_claims(claims: BearerClaims, now: datetime) -> ActorQuestion:
+    """The question behind `actor_by_claims`."""
+    who = {"principal_id": claims.principal_id, "user_name": claims.name, "epoch": claims.epoch}
+    if claims.token_id is None:
+        return ActorQuestion(_BY_CLAIMS_ALONE, who)
+    return ActorQuestion(_BY_CLAIMS, who | {"token_id": claims.token_id, "at": now})
 
 
 async def actor_by_token(
@@ -161,30 +226,8 @@ async def actor_by_token(
 
     With `user_name` (Basic authentication) the token must belong to that principal. One query.
     """
-    query = statement_by_token(token_text, user_name, now)
-    return None if query is None else await actor_by_statement(conn, query, None)
-
-
-def statement_by_claims(claims: BearerClaims, now: datetime | None = None) -> Select[Any]:
-    """The query behind `actor_by_claims`, for callers that ask more in the same round trip."""
-    join = principals
-    if claims.token_id is None:
-        source: Any = join.outerjoin(tokens, literal(False))
-    else:
-        source = join.join(
-            tokens,
-            and_(tokens.c.id == claims.token_id, tokens.c.principal_id == principals.c.id, _usable_token(now)),
-        )
-    return (
-        _actor_columns()
-        .select_from(source.outerjoin(_TOKEN_PROJECT, tokens.c.project_id == _TOKEN_PROJECT.c.id))
-        .where(
-            principals.c.id == claims.principal_id,
-            principals.c.name == claims.name,
-            principals.c.epoch == claims.epoch,
-            principals.c.disabled.is_(False),
-        )
-    )
+    question = question_by_token(token_text, user_name, now or datetime.now(UTC))
+    return None if question is None else await actor_by_question(conn, question, None)
 
 
 async def actor_by_claims(conn: AsyncConnection, claims: BearerClaims, now: datetime | None = None) -> Actor | None:
@@ -193,14 +236,15 @@ async def actor_by_claims(conn: AsyncConnection, claims: BearerClaims, now: date
     Epoch, disabled flag, revocation of the API token it came from, that token's scope and all roles are read again.
     None when any of them voids the token. `repositories` of the actor are those of the claims.
     """
-    return await actor_by_statement(conn, statement_by_claims(claims, now), claims.repositories)
+    question = question_by_claims(claims, now or datetime.now(UTC))
+    return await actor_by_question(conn, question, claims.repositories)
 
 
-async def actor_by_statement(
-    conn: AsyncConnection, statement: Select[Any], repositories: Mapping[str, tuple[str, ...]] | None
+async def actor_by_question(
+    conn: AsyncConnection, question: ActorQuestion, repositories: Mapping[str, tuple[str, ...]] | None
 ) -> Actor | None:
-    """Run one of the two statements."""
-    row = (await conn.execute(statement)).mappings().first()
+    """Ask one of the two questions."""
+    row = (await conn.execute(question.statement, dict(question.parameters))).mappings().first()
     return None if row is None else actor_of_row(row, repositories)
 
 

@@ -239,12 +239,11 @@ class FileStore:
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def read(self, location: str, *, start: int = 0, length: int) -> AsyncIterator[bytes]:
-        try:
-            descriptor = await self._run(os.open, self.root / location, os.O_RDONLY)
-        except Unavailable as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise BlobUnknown("The depot has lost this blob.", hint="Run 'berth fsck'.") from error
-            raise
+        if length <= READ_SIZE:
+            # Small content in one trip to the executor: beside big transfers each trip may wait for a turn.
+            yield await self._run(_read_piece, self.root / location, start, length)
+            return
+        descriptor = await self._run(_open, self.root / location)
         try:
             async with self._budget.reading():
                 end = start + length
@@ -307,6 +306,24 @@ class FileStore:
 def _blob_location(digest: str) -> str:
     parsed = digests.parse(digest)  # the grammar check comes before any use as a path
     return f"blobs/{parsed.algorithm}/{parsed.encoded[:2]}/{parsed.encoded}"
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise BlobUnknown("The depot has lost this blob.", hint="Push it again.") from None
+
+
+def _read_piece(path: Path, start: int, length: int) -> bytes:
+    descriptor = _open(path)
+    try:
+        piece = os.pread(descriptor, length, start)
+    finally:
+        os.close(descriptor)
+    if len(piece) < length:
+        raise Unavailable("The depot's copy of this blob is shorter than recorded.")
+    return piece
 
 
 def _write_and_hash(descriptor: int, batch: list[bytes], hasher: Any) -> None:

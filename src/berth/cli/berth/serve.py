@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from typing import Annotated, Final
 
 import typer
@@ -17,6 +18,7 @@ from berth.settings import ServiceSettings
 # After SIGTERM: how long requests may take to end.
 GRACE_SECONDS: Final = 30
 BACKLOG: Final = 2048
+SWITCH_SECONDS: Final = 0.0005
 
 
 def serve(
@@ -52,6 +54,10 @@ def serve(
             await super().startup(sockets=sockets)
             if self.started:
                 supervisor.say_ready()
+
+    # The event loop hands work to the depot's threads thousands of times a second. With Python's default of 5 ms a
+    # thread that comes back waits that long for the interpreter: downloads became 1.8 times as fast with this.
+    sys.setswitchinterval(SWITCH_SECONDS)
 
     async def main() -> bool:
         await wiring.prepare(settings)

@@ -34,12 +34,12 @@ class Leave:
 
 async def permit_manifest(exchange: Exchange, actor: Actor, repository: str, facts: ManifestFacts) -> Leave:
     """Raise Denied unless the actor may read this manifest now."""
-    if facts.admitted:
+    if facts.admitted or (facts.open_project and not facts.versioned):
         return Leave()
     async with exchange.services.db.transaction() as conn:
         about = facts.evidence_for or facts.digest
         admitted, reasons = await _ask(exchange, conn, facts.repository_id, about)
-    if admitted or (facts.open_project and not reasons):
+    if admitted:
         return Leave()
     if decide(actor, "quarantine.manifest.read", _project(repository)).allowed:
         return Leave(quarantined=True)
@@ -48,7 +48,7 @@ async def permit_manifest(exchange: Exchange, actor: Actor, repository: str, fac
 
 async def permit_blob(exchange: Exchange, actor: Actor, repository: str, facts: BlobFacts) -> Leave:
     """Raise Denied unless the actor may read this blob now; reading a quarantined one is audited."""
-    if facts.admitted:
+    if facts.admitted or (facts.open_project and not facts.versioned):
         return Leave()
     project = _project(repository)
     async with exchange.services.db.transaction() as conn:
@@ -59,8 +59,8 @@ async def permit_blob(exchange: Exchange, actor: Actor, repository: str, facts: 
                 break
             admitted, found = await _ask(exchange, conn, facts.repository_id, subject)
             reasons = reasons or found
-        if admitted or (facts.open_project and not reasons):
-            return Leave()  # in an open project only what a person rejected or revoked is held back
+        if admitted:
+            return Leave()
         if decide(actor, "quarantine.read", project).allowed:
             await audit.record(
                 conn,

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from berth.access import audit
 from berth.access.authenticate import Lookup, lookup_of_header, refused
 from berth.access.decide import ANONYMOUS, Actor, decide
-from berth.access.queries import actor_by_statement
+from berth.access.queries import actor_by_question
 from berth.errors import Forbidden, NameUnknown, Unauthenticated
 from berth.server.gateway.exchange import Exchange
 
@@ -51,7 +51,7 @@ async def actor_of(exchange: Exchange, conn: AsyncConnection) -> Actor:
     lookup = lookup_of(exchange)
     if lookup is None:
         return ANONYMOUS
-    return known(await actor_by_statement(conn, lookup.statement, lookup.repositories))
+    return known(await actor_by_question(conn, lookup.question, lookup.repositories))
 
 
 def unknown_name(repository: str) -> NameUnknown:

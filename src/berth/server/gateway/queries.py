@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import TextClause, column, literal, select, text, true
+from sqlalchemy import Select, TextClause, column, literal, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berth.access.authenticate import Lookup
@@ -17,7 +17,11 @@ from berth.access.queries import actor_of_row
 
 @dataclass(frozen=True)
 class BlobFacts:
-    """A blob as one repository sees it. `admitted`: a fresh verdict lets it out; False may only mean "ask again"."""
+    """A blob as one repository sees it.
+
+    `admitted`: a fresh verdict lets it out; False may only mean "ask again". `versioned`: a version holds it, so that
+    the gate has something to say about it; in an open project everything else is readable.
+    """
 
     repository_id: int
     open_project: bool
@@ -25,6 +29,7 @@ class BlobFacts:
     size: int
     location: str
     admitted: bool
+    versioned: bool
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class ManifestFacts:
     body: bytes
     evidence_for: str | None
     admitted: bool
+    versioned: bool
 
 
 # A verdict counts only when it was decided under the project's present policy and keys and has not run out.
@@ -48,10 +54,17 @@ _ADMITTED = (
     f"where c.repository_id = r.id and c.digest = {{digest}} and {_FRESH})"
 )
 
+_VERSIONED = (
+    "exists (select 1 from closure c join versions n on n.repository_id = c.repository_id and n.digest = c.root "
+    "and n.state <> 'deleted' where c.repository_id = r.id and c.digest = {digest})"
+)
+
 _BLOB = text(
     "select r.id as repository_id, p.policy->>'preset' = 'open' as open_project, b.digest, b.size, b.location, "
     + _ADMITTED.format(digest="b.digest")
-    + " as admitted "
+    + " as admitted, "
+    + _VERSIONED.format(digest="b.digest")
+    + " as versioned "
     "from repositories r join projects p on p.id = r.project_id "
     "join repository_blobs rb on rb.repository_id = r.id and rb.digest = :digest "
     "join blobs b on b.digest = rb.digest and b.state = 'live' where r.name = :repository"
@@ -61,7 +74,9 @@ _MANIFEST_COLUMNS = (
     "select r.id as repository_id, p.policy->>'preset' = 'open' as open_project, m.digest, m.media_type, m.body, "
     "rm.evidence_for, "
     + _ADMITTED.format(digest="coalesce(rm.evidence_for, m.digest)")
-    + " as admitted from repositories r join projects p on p.id = r.project_id "
+    + " as admitted, "
+    + _VERSIONED.format(digest="coalesce(rm.evidence_for, m.digest)")
+    + " as versioned from repositories r join projects p on p.id = r.project_id "
 )
 _MANIFEST_BY_DIGEST = text(
     _MANIFEST_COLUMNS + "join repository_manifests rm on rm.repository_id = r.id and rm.digest = :reference "
@@ -74,7 +89,7 @@ _MANIFEST_BY_TAG = text(
 )
 
 
-_BLOB_COLUMNS = ("repository_id", "open_project", "digest", "size", "location", "admitted")
+_BLOB_COLUMNS = ("repository_id", "open_project", "digest", "size", "location", "admitted", "versioned")
 _MANIFEST_COLUMNS_READ = (
     "repository_id",
     "open_project",
@@ -83,6 +98,7 @@ _MANIFEST_COLUMNS_READ = (
     "body",
     "evidence_for",
     "admitted",
+    "versioned",
 )
 
 
@@ -106,8 +122,8 @@ async def actor_and_blob(
     conn: AsyncConnection, lookup: Lookup, repository: str, digest: str, now: datetime
 ) -> tuple[Actor | None, BlobFacts | None]:
     """Who asks (epoch, revocation, roles) and what for (place, verdict), in one round trip (design §5)."""
-    facts = _BLOB.bindparams(repository=repository, digest=digest, now=now)
-    row = await _both(conn, lookup, facts, _BLOB_COLUMNS)
+    asked = {"repository": repository, "digest": digest, "now": now}
+    row = await _both(conn, lookup, "blob", asked)
     if row["repository_id"] is None:
         return _actor(row, lookup), None
     return _actor(row, lookup), BlobFacts(**{name: row[name] for name in _BLOB_COLUMNS})
@@ -117,25 +133,44 @@ async def actor_and_manifest(
     conn: AsyncConnection, lookup: Lookup, repository: str, reference: str, now: datetime, *, by_digest: bool
 ) -> tuple[Actor | None, ManifestFacts | None]:
     """The same for a manifest by digest or stored tag."""
-    statement = _MANIFEST_BY_DIGEST if by_digest else _MANIFEST_BY_TAG
-    facts = statement.bindparams(repository=repository, reference=reference, now=now)
-    row = await _both(conn, lookup, facts, _MANIFEST_COLUMNS_READ)
+    asked = {"repository": repository, "reference": reference, "now": now}
+    row = await _both(conn, lookup, "manifest by digest" if by_digest else "manifest by tag", asked)
     if row["repository_id"] is None:
         return _actor(row, lookup), None
     return _actor(row, lookup), ManifestFacts(**{name: row[name] for name in _MANIFEST_COLUMNS_READ})
 
 
-async def _both(conn: AsyncConnection, lookup: Lookup, facts: TextClause, names: Sequence[str]) -> Mapping[str, Any]:
-    """One row: the actor's columns as `actor_<name>` and the facts', all null where there is no such thing."""
-    who = lookup.statement.subquery("who")
+_FACTS: dict[str, tuple[TextClause, tuple[str, ...]]] = {
+    "blob": (_BLOB, _BLOB_COLUMNS),
+    "manifest by digest": (_MANIFEST_BY_DIGEST, _MANIFEST_COLUMNS_READ),
+    "manifest by tag": (_MANIFEST_BY_TAG, _MANIFEST_COLUMNS_READ),
+}
+# (id of one of the two or three actor statements, what is asked) → the statement that asks both.
+_made: dict[tuple[int, str], Select[Any]] = {}
+
+
+async def _both(conn: AsyncConnection, lookup: Lookup, what: str, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One row: the actor's columns as `actor_<name>` and the facts, all null where there is no such thing."""
+    question = lookup.question
+    key = (id(question.statement), what)
+    if key not in _made:
+        _made[key] = _joined(question.statement, *_FACTS[what])
+    rows = await conn.execute(_made[key], {**question.parameters, **asked})
+    return dict(rows.mappings().one())
+
+
+def _joined(actor: Select[Any], facts: TextClause, names: Sequence[str]) -> Select[Any]:
+    who = actor.subquery("who")
     what = facts.columns(*(column(name) for name in names)).subquery("what")
-    both = (
-        select(*(who.c[name].label(f"actor_{name}") for name in who.c.keys()), *(what.c[name] for name in names))  # noqa: SIM118 - a column collection is no dict
+    return (
+        select(
+            *(column_.label(f"actor_{column_.name}") for column_ in who.c),
+            *(what.c[name] for name in names),
+        )
         .select_from(select(literal(1).label("one")).subquery("one"))
         .outerjoin(who, true())
         .outerjoin(what, true())
     )
-    return dict((await conn.execute(both)).mappings().one())
 
 
 def _actor(row: Mapping[str, Any], lookup: Lookup) -> Actor | None:
