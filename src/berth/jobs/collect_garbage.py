@@ -1,4 +1,4 @@
-"""Remove what nothing needs: untracked manifests, unused links, then blobs without links (design §5 "GC beside pushes").
+"""Remove what nothing needs: untracked manifests, unused links, then blobs without links (design §5).
 
 Pushes go on meanwhile. Each blob is judged under a lock of its row and of its digest: a manifest PUT holds the row
 `FOR SHARE`, an upload of the same digest waits for the digest's lock. Bytes go only after `deleting` is committed, so a

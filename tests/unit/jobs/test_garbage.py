@@ -36,7 +36,7 @@ async def age(on: Installation) -> None:
     """Make everything in the database and the depot look eight days old."""
     async with on.services.db.transaction() as conn:
         for statement in (
-            "update blobs set lease_until = lease_until - interval '8 days' where lease_until < 'infinity'::timestamptz",
+            "update blobs set lease_until = lease_until - interval '8 days' where lease_until < '9000-01-01'",
             "update repository_blobs set linked_at = linked_at - interval '8 days'",
             "update repository_manifests set pushed_at = pushed_at - interval '8 days'",
             "update uploads set updated_at = updated_at - interval '8 days'",

@@ -204,7 +204,7 @@ async def test_a_worker_survives_the_loss_of_its_connections(
                 await queue.defer(conn, "probe")
             await until(database, "SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'", count)
             with psycopg.connect(postgres.superuser_url, autocommit=True) as admin:
-                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'berth'")
+                admin.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'berth'")
 
 
 @pytest.fixture

@@ -81,8 +81,19 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("DELETE", "/tokens/999999", None, {"root", "auditor", "maintainer", "stranger"}),
     ("GET", "/audit", None, {"root", "auditor"}),
     ("GET", "/metrics", None, {"root", "auditor"}),
+    ("GET", "/registry-kinds", None, {"root"}),
+    ("GET", "/registries", None, {"root"}),
+    ("POST", "/registries", {"name": "r", "kind": "folder", "url": "file:///srv/models"}, {"root"}),
+    ("GET", "/registries/none", None, {"root"}),
+    ("DELETE", "/registries/none", None, {"root"}),
+    ("POST", "/registries/none/probe", {}, {"root"}),
 ]
-TEMPLATES = {"/users/stranger": "/users/{name}", "/tokens/999999": "/tokens/{token_id}"}
+TEMPLATES = {
+    "/users/stranger": "/users/{name}",
+    "/tokens/999999": "/tokens/{token_id}",
+    "/registries/none": "/registries/{name}",
+    "/registries/none/probe": "/registries/{name}/probe",
+}
 
 
 def declared() -> Iterator[tuple[str, str, dict[str, Any]]]:

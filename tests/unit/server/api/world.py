@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from berth.access import queries as access
 from berth.access.tokens import new_token
+from berth.adapters.registries.build import Registries
 from berth.adapters.stores.files import FileStore
 from berth.catalog import queries as catalog
 from berth.catalog import record
@@ -24,6 +25,7 @@ from berth.oci.descriptor import Descriptor
 from berth.server import api, health, metrics, problems
 from berth.server.services import Services
 from berth.settings import ServiceSettings
+from tests.unit.wire.conftest import IMPATIENT
 
 START = datetime(2026, 5, 4, 8, 0, 0, tzinfo=UTC)
 
@@ -47,7 +49,10 @@ class World:
     secret: bytes = b"s" * 32
 
     def __post_init__(self) -> None:
-        self.services = Services(self.database, self.store, ServiceSettings(), self.secret, self.clock)
+        settings = ServiceSettings(data=self.store.root.parent)
+        self.services = Services(
+            self.database, self.store, settings, self.secret, self.clock, registries=Registries(retry=IMPATIENT)
+        )
         self.app = FastAPI()
         self.app.state.services = self.services
         api.include_all(self.app)

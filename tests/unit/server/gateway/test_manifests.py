@@ -26,10 +26,8 @@ async def test_a_semver_tag_creates_a_version_with_its_scans_in_the_same_transac
     async with installation.services.db.reading() as conn:
         row = (await conn.execute(text("select version, digest, number, declared from versions"))).one()
         jobs = set(
-            (
-                await conn.scalars(
-                    text("select task_name from procrastinate_jobs where args->>'digest' = :d"), {"d": image.digest}
-                )
+            await conn.scalars(
+                text("select task_name from procrastinate_jobs where args->>'digest' = :d"), {"d": image.digest}
             )
         )
     assert (row.version, row.digest, row.number) == ("1.2.3-rc.1+cpu", image.digest, 1)

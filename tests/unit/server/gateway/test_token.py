@@ -77,7 +77,8 @@ async def test_expired_and_forged_bearer_tokens_are_refused(installation: Instal
         row = (
             await conn.execute(
                 text(
-                    "select p.id, p.epoch, t.id as token from principals p join tokens t on t.principal_id = p.id where p.name = 'rae'"
+                    "select p.id, p.epoch, t.id as token from principals p join tokens t on t.principal_id = p.id "
+                    "where p.name = 'rae'"
                 )
             )
         ).one()

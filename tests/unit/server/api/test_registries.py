@@ -1,0 +1,145 @@
+"""Registries over REST: secrets go in and never come out, probes are remembered, and everything is audited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from berth.access import registries as access_registries
+from berth.adapters.registries.build import Registries
+from berth.db import registries as stored
+from berth.db.sealing import sealer
+from tests.unit.server.api.conftest import Staffed
+from tests.unit.wire.registry_process import running_registry
+
+SECRET = "very-secret-word"
+BODY = {"name": "quay", "kind": "distribution", "url": "https://registry.example", "username": "bot", "secret": SECRET}
+
+
+@pytest.fixture
+def peer_url(tmp_path: Path) -> Iterator[str]:
+    folder = tmp_path / "peer"
+    folder.mkdir()
+    with running_registry(folder) as url:
+        yield url
+
+
+async def add(staffed: Staffed, **change: Any) -> Any:
+    return await staffed.world.ask("POST", "/registries", token=staffed.tokens["root"], json={**BODY, **change})
+
+
+async def test_a_secret_never_comes_out_again(staffed: Staffed) -> None:
+    world, root = staffed.world, staffed.tokens["root"]
+    made = await add(staffed)
+    assert made.status_code == 201, made.text
+    answers = [made, await world.ask("GET", "/registries", token=root)]
+    answers.append(await world.ask("GET", "/registries/quay", token=root))
+    assert made.json()["has_secret"] is True
+    for answer in answers:
+        assert SECRET not in answer.text
+    audited = await world.audited(action="registry.manage", object="quay")
+    assert SECRET not in repr(audited)
+    async with world.database.reading() as conn:
+        row = await stored.registry_named(conn, "quay")
+    assert row is not None
+    assert row.secret is not None
+    assert SECRET.encode() not in row.secret
+    opened = access_registries.settings_of(row, lambda: sealer(world.services.settings))
+    assert opened.secret == SECRET
+    assert SECRET not in repr(opened)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "depot"},
+        {"name": "A"},
+        {"name": "folder:x"},
+        {"kind": "depot"},
+        {"kind": "nothing"},
+        {"url": "http://registry.example"},
+        {"url": "https://registry.example/path"},
+        {"url": "https://user:pw@registry.example"},
+        {"url": "ftp://registry.example"},
+        {"options": {"colour": "red"}},
+        {"options": {"insecure": "yes"}},
+        {"options": {"prefix": "Not/A/Name"}},
+        {"kind": "folder", "url": "relative/path"},
+        {"secret": None},
+    ],
+    ids=str,
+)
+async def test_what_cannot_work_is_refused_with_a_hint_and_without_the_secret(
+    staffed: Staffed, change: dict[str, Any]
+) -> None:
+    answer = await add(staffed, **change)
+    assert answer.status_code == 400, answer.text
+    assert SECRET not in answer.text
+
+
+async def test_a_malformed_body_does_not_echo_the_secret(staffed: Staffed) -> None:
+    answer = await add(staffed, secret=[SECRET], extra=SECRET)
+    assert answer.status_code == 422
+    assert SECRET not in answer.text
+
+
+async def test_names_are_unique_and_removal_is_final(staffed: Staffed) -> None:
+    world, root = staffed.world, staffed.tokens["root"]
+    await add(staffed)
+    assert (await add(staffed)).status_code == 409
+    assert (await world.ask("DELETE", "/registries/quay", token=root)).status_code == 204
+    assert (await world.ask("DELETE", "/registries/quay", token=root)).status_code == 404
+    assert len(await world.audited(action="registry.manage", outcome="done")) == 2
+
+
+async def test_kinds_say_what_can_be_configured(staffed: Staffed) -> None:
+    answer = await staffed.world.ask("GET", "/registry-kinds", token=staffed.tokens["root"])
+    kinds = {kind["name"]: kind for kind in answer.json()["items"]}
+    assert {"distribution", "folder", "berth"} <= set(kinds)
+    assert "depot" not in kinds
+    assert "insecure" in kinds["distribution"]["options"]
+
+
+async def test_a_probe_finds_what_docker_registry_can_do_and_is_remembered(staffed: Staffed, peer_url: str) -> None:
+    """Distribution 2.8: no referrers API, no OCI-Subject, tags are not deleted but content is, mounts work."""
+    world, root = staffed.world, staffed.tokens["root"]
+    made = await add(staffed, url=peer_url, username=None, secret=None)
+    assert made.status_code == 201, made.text
+    answer = await world.ask("POST", "/registries/quay/probe", token=root, json={"repository": "lab/probe"})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["capabilities"]
+    assert {key: found[key] for key in ("referrers", "oci_subject", "tag_delete", "content_delete", "mount")} == {
+        "referrers": False,
+        "oci_subject": False,
+        "tag_delete": False,
+        "content_delete": True,
+        "mount": True,
+    }
+    assert answer.json()["probed_at"] is not None
+    assert (await world.ask("GET", "/registries/quay", token=root)).json() == answer.json()
+    again = await world.ask("POST", "/registries/quay/probe", token=root, json={})
+    assert again.json()["capabilities"]["content_delete"] is True
+
+
+async def test_a_registry_that_does_not_answer_is_a_clear_error(staffed: Staffed) -> None:
+    await add(staffed, url="http://127.0.0.1:9")
+    answer = await staffed.world.ask("POST", "/registries/quay/probe", token=staffed.tokens["root"], json={})
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert SECRET not in answer.text
+
+
+async def test_the_opener_opens_what_is_known(staffed: Staffed, peer_url: str) -> None:
+    await add(staffed, url=peer_url, username=None, secret=None)
+    open_ = access_registries.opener(
+        staffed.world.database, Registries(), lambda: sealer(staffed.world.services.settings)
+    )
+    assert await open_("nothing") is None
+    registry = await open_("quay")
+    assert registry is not None
+    assert (await registry.tags("lab/none")).items == []
+    await registry.close()
+    assert json.dumps(registry.capabilities.to_json())
