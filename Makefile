@@ -49,7 +49,7 @@ run: setup ## the whole service on this machine: http://127.0.0.1:8080, data in 
 	@$(BIN)/berth up
 
 lint: setup ## ruff: lint and format check
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . || { echo "make format mends most of it"; exit 1; }
+	@$(BIN)/ruff check . && linted=1; $(BIN)/ruff format --check . && test "$$linted" || { echo "make format mends most of it"; exit 1; }
 
 format: setup ## let ruff mend what it can
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .

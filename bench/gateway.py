@@ -49,6 +49,8 @@ def main() -> None:
         peers = [peer for peer in (stack.enter_context(berth()), stack.enter_context(docker_registry())) if peer]
         figures = {peer.name: Figures() for peer in peers}
         print(f"{options.size_mb} MiB, {options.repeats} repeats, {os.cpu_count()} cores, peers: {', '.join(figures)}")
+        if os.getloadavg()[0] > 1:
+            print(f"  this machine is busy (load {os.getloadavg()[0]:.1f}); the figures will be lower than it can do")
         throughput(peers, figures, size=options.size_mb * MIB, repeats=options.repeats)
         for peer in peers:
             together(peer, figures[peer.name], size=max(options.size_mb // 4, 1) * MIB)

@@ -53,7 +53,10 @@ def berth(*, policy: str = "open") -> Iterator[Peer]:
     try:
         env = {**os.environ, "BERTH_URL": service.url, "BERTH_TOKEN": service.token}
         subprocess.run(
-            [BIN / "berth", "project", "create", PROJECT, "--policy", policy], env=env, check=True, capture_output=True
+            [BIN / "berth", "project", "create", PROJECT, "--policy", policy, "-o", "json"],
+            env=env,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         yield Peer("berth", service.url, f"{PROJECT}/blobs", "admin", service.token)
     finally:
@@ -62,13 +65,12 @@ def berth(*, policy: str = "open") -> Iterator[Peer]:
 
 
 @contextmanager
-def docker_registry() -> Iterator[Peer | None]:
-    """Debian's docker-registry 2.8 without authentication; None where it is not installed."""
+def docker_registry(data: Path = HOME / "docker-registry") -> Iterator[Peer | None]:
+    """Debian's docker-registry 2.8 without authentication, storing below `data`; None where it is not installed."""
     program = shutil.which("docker-registry")
     if program is None:
         yield None
         return
-    data = HOME / "docker-registry"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     port = free_port()

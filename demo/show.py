@@ -90,7 +90,7 @@ class Story:
                 output = [*output[: lines - 1], f"… {len(output) - lines + 1} more lines"]
             for line in output:
                 # Reasons are long sentences and shown whole; a table's row only as far as it fits.
-                shown = textwrap.wrap(self.plain(line), WIDTH, drop_whitespace=False, subsequent_indent="      ")
+                shown = textwrap.wrap(self.plain(line), WIDTH, break_on_hyphens=False, subsequent_indent="      ")
                 for part in shown[: 1 if "   " in line.strip() else 8]:
                     print(f"      {paint(part, 'dim')}", flush=True)
         return ran

@@ -48,6 +48,10 @@ SECRETS = tuple(
 )
 
 
+# RFC 2606: names that belong to nobody may stand in examples and tests.
+NOBODYS = re.compile(r"\bexample\.(com|org|net)\b|\.(example|invalid|test)\b")
+
+
 def text_of(path: Path) -> str:
     data = path.read_bytes()
     return "" if b"\0" in data[:8192] else data.decode("utf-8", errors="replace")
@@ -60,7 +64,7 @@ def matches(patterns: tuple[re.Pattern[str], ...], *, skip: tuple[str, ...] = ()
         if name.startswith(skip):
             continue
         for number, line in enumerate(text_of(path).splitlines(), start=1):
-            findings += [f"{name}:{number}: {line.strip()[:100]}" for pattern in patterns if pattern.search(line)]
+            findings += [f"{name}:{number}: {line.strip()[:160]}" for pattern in patterns if pattern.search(line)]
     return findings
 
 
@@ -94,7 +98,7 @@ def test_all_is_sorted() -> None:
 
 
 def test_no_package_index_addresses() -> None:
-    findings = matches(ADDRESSES)
+    findings = [finding for finding in matches(ADDRESSES) if not NOBODYS.search(finding)]
     assert not findings, report(findings)
 
 

@@ -1,0 +1,191 @@
+"""How fast does a version move from one registry to another? Berth's sync beside `skopeo copy --all`, the same bytes.
+
+Two of Debian's docker-registries on loopback and the same disk; an index of images with fresh random layers, BLOBS in
+all, SIZE_MB together. Each repeat copies into an empty repository. A second sync of the same content must move nothing,
+and how long it takes to find that out for TAGS tags is measured too.
+Usage: python -m bench.sync --size-mb 1024 --blobs 200 --repeats 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.peers import HOME, docker_registry
+from berth.adapters.registries.build import Registries
+from berth.adapters.registries.contract import Registry, RegistrySettings
+from berth.oci import digest as digests
+from berth.oci import manifest as manifests
+from berth.oci import media_types as types
+from berth.oci.descriptor import Descriptor
+from berth.sync.copy import copy_version
+from berth.sync.flow import Flow, Limits
+from berth.sync.listing import compared
+from berth.sync.plan import Terms, plan
+
+MIB = 1 << 20
+IMAGES = 10
+PROJECT = "bench"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size-mb", type=int, default=1024, help="bytes of all layers together, in MiB")
+    parser.add_argument("--blobs", type=int, default=200, help="how many layers")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parallel", type=int, default=Limits.blobs, help="blobs that Berth moves at once")
+    parser.add_argument("--tags", type=int, default=1000, help="tags of the model that is found to be in step")
+    options = parser.parse_args()
+    with ExitStack() as running:
+        peers = [running.enter_context(docker_registry(HOME / f"sync-{name}")) for name in ("source", "target")]
+        if peers[0] is None or peers[1] is None:
+            raise SystemExit("docker-registry is not installed (apt-get install docker-registry)")
+        urls = (peers[0].url, peers[1].url)
+        asyncio.run(measure(urls, options))
+
+
+async def measure(urls: tuple[str, str], options: argparse.Namespace) -> None:
+    source, target = (opened(name, url) for name, url in zip(("source", "target"), urls, strict=True))
+    print(
+        f"\nsync of {options.size_mb} MiB in {options.blobs} blobs, {options.repeats} repeats, between two registries"
+    )
+    seconds: dict[str, list[float]] = {"berth": [], "skopeo": []}
+    try:
+        await make_version(source, "net", size=options.size_mb * MIB, blobs=options.blobs)
+        for repeat in range(options.repeats):
+            for tool in ("berth", "skopeo") if repeat % 2 == 0 else ("skopeo", "berth"):
+                into = f"{tool}{repeat}"
+                begun = time.perf_counter()
+                if tool == "berth":
+                    moved = await sync(source, target, into, parallel=options.parallel)
+                    seconds[tool].append(time.perf_counter() - begun)
+                    again = await sync(source, target, into, parallel=options.parallel)
+                    if moved < options.size_mb * MIB or again != 0:
+                        raise SystemExit(f"{moved} bytes moved first and {again} after that")
+                elif shutil.which("skopeo"):
+                    await asyncio.to_thread(skopeo, urls, into)
+                    seconds[tool].append(time.perf_counter() - begun)
+        await report(seconds, options)
+        await in_step(source, target, tags=options.tags)
+    finally:
+        await source.close()
+        await target.close()
+
+
+def opened(name: str, url: str) -> Registry:
+    return Registries().open(RegistrySettings(name, "distribution", url))
+
+
+async def sync(source: Registry, target: Registry, into: str, *, parallel: int) -> int:
+    """List, compare and copy, as a run of a rule does; the bytes that moved."""
+    terms = Terms(PROJECT, target_project=into, model="net")
+    ours, theirs = await compared(terms, source, target)
+    flow = Flow(Limits(blobs=parallel))
+    moved = 0
+    for item in plan(terms, ours, theirs, datetime.now(UTC)):
+        if item.action == "copy":
+            copied = await copy_version(
+                source, target, item.source_repository, item.target_repository, item.digest or "", item.tag, flow=flow
+            )
+            moved += copied.bytes_sent
+    return moved
+
+
+def skopeo(urls: tuple[str, str], into: str) -> None:
+    first, second = (url.removeprefix("http://") for url in urls)
+    command = ["skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    places = [f"docker://{first}/{PROJECT}/net:1.0.0", f"docker://{second}/{into}/net:1.0.0"]
+    ran = subprocess.run([*command, *places], capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise SystemExit(f"skopeo failed:\n{ran.stderr}")
+
+
+async def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> None:
+    medians = {tool: statistics.median(figures) for tool, figures in seconds.items() if figures}
+    for tool, figures in seconds.items():
+        if figures:
+            rate = options.size_mb * MIB / medians[tool] / 1e6
+            runs = ", ".join(f"{figure:.2f}" for figure in figures)
+            print(f"  {tool:8} {medians[tool]:7.2f} s  {rate:7.0f} MB/s   ({runs})")
+    if len(medians) == 2:
+        print(f"  berth is {medians['skopeo'] / medians['berth']:.2f} times as fast as skopeo copy --all")
+    print(f"  memory at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+async def in_step(source: Registry, target: Registry, *, tags: int) -> None:
+    """How long it takes to find out that nothing is to be done."""
+    for registry in (source, target):
+        _, body = await make_image(registry, "steps", [gzip.compress(b"one layer", mtime=0)])
+        await asyncio.gather(*(put(registry, "steps", f"1.0.{n}", types.OCI_MANIFEST, body) for n in range(tags)))
+    begun = time.perf_counter()
+    terms = Terms(PROJECT, model="steps")
+    ours, theirs = await compared(terms, source, target)
+    items = plan(terms, ours, theirs, datetime.now(UTC))
+    took = time.perf_counter() - begun
+    if {item.code for item in items} != {"same"} or len(items) != tags:
+        raise SystemExit("two registries with the same tags are not in step")
+    print(f"  {tags} tags in step: 0 bytes in {took:.2f} s")
+
+
+async def make_version(registry: Registry, model: str, *, size: int, blobs: int) -> None:
+    children = []
+    each = max(1, size // blobs)
+    for number in range(IMAGES):
+        share = blobs // IMAGES + (number < blobs % IMAGES)
+        if share:
+            # Stored, not compressed, in a gzip: random bytes gain nothing, and skopeo leaves gzip alone.
+            layers = [gzip.compress(os.urandom(each), compresslevel=0) for _ in range(share)]
+            digest, body = await make_image(registry, model, layers, architecture=f"arch{number}")
+            await put(registry, model, digest, types.OCI_MANIFEST, body)
+            platform = {"os": "linux", "architecture": f"arch{number}"}
+            children.append(Descriptor(types.OCI_MANIFEST, digest, len(body), platform=platform))
+    await put(registry, model, "1.0.0", types.OCI_INDEX, manifests.index(children))
+
+
+async def make_image(
+    registry: Registry, model: str, layers: list[bytes], *, architecture: str = "amd64"
+) -> tuple[str, bytes]:
+    named = [Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", await push(registry, model, layer), len(layer))
+             for layer in layers]  # fmt: skip
+    config = json.dumps(
+        {
+            "architecture": architecture,
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [item.digest for item in named]},
+        }
+    ).encode()
+    await push(registry, model, config)
+    body = manifests.image(config=Descriptor(types.OCI_CONFIG, digests.of_bytes(config), len(config)), layers=named)
+    return digests.of_bytes(body), body
+
+
+async def push(registry: Registry, model: str, data: bytes) -> str:
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), MIB):
+            yield data[start : start + MIB]
+
+    digest = digests.of_bytes(data)
+    await registry.push_blob(f"{PROJECT}/{model}", digest, size=len(data), chunks=pieces())
+    return digest
+
+
+async def put(registry: Registry, model: str, reference: str, media_type: str, body: bytes) -> None:
+    await registry.push_manifest(f"{PROJECT}/{model}", reference, media_type=media_type, body=body)
+
+
+if __name__ == "__main__":
+    HOME.mkdir(exist_ok=True)
+    main()
