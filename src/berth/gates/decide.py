@@ -296,8 +296,9 @@ def scans(facts: Facts, policy: Policy, now: datetime, said: _Said) -> None:
     for kind, wanted in required.items():
         if not wanted:
             said.note(f"{_FAMILY[kind]}.not_required", f"The policy asks for no {_NAME[kind]}.")
-    for node in facts.tree:
-        for kind in NEEDS.get(node.role, ()):
+    roles = list(NEEDS)
+    for node in sorted((n for n in facts.tree if n.role in NEEDS), key=lambda n: (roles.index(n.role), n.digest)):
+        for kind in NEEDS[node.role]:
             if required[kind]:
                 reports = [item for item in facts.evidence if item.digest == node.digest and item.kind == kind]
                 if reports:

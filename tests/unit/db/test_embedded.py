@@ -168,15 +168,18 @@ def test_data_of_another_major_version_are_refused_with_the_way_out(tmp_path: Pa
 
 def test_a_data_path_too_long_for_a_socket_gets_a_short_private_one(tmp_path: Path) -> None:
     home = tmp_path / ("long" * 30) / "postgres"
-    with EmbeddedPostgres(home, options=FAST) as server:
+    server = EmbeddedPostgres(home, options=FAST)
+    server.start()
+    try:
         directory = server.socket_directory
         assert not directory.is_relative_to(tmp_path)
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         assert len(os.fsencode(directory / ".s.PGSQL.5432")) <= 107  # unix(7): 108 with the final NUL
         assert value(server.service_url, "SELECT 1") == 1
-    again = EmbeddedPostgres(home, options=FAST)
-    assert again.socket_directory == directory, "no new folder at every start"
-    directory.rmdir()
+        assert EmbeddedPostgres(home).socket_directory == directory, "no new folder at every start"
+    finally:
+        server.close()
+    assert not directory.exists()
 
 
 def test_a_first_start_that_was_killed_is_repeated(tmp_path: Path) -> None:
