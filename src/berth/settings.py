@@ -10,7 +10,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -84,7 +84,8 @@ class ClientSettings(BaseSettings):
     user: str | None = Field(None, description="Owner of the token; only needed for Basic authentication.")
     home: Path = Field(
         Path.home() / ".xumi",
-        validation_alias=AliasChoices("XUMI_HOME", "home"),
+        # No second choice "home" here: it would match the variable HOME.
+        validation_alias="XUMI_HOME",
         description="Local repository of builds.",
     )
     key_password: SecretStr | None = Field(None, description="Password of an encrypted signing key.")
