@@ -18,7 +18,8 @@ from typing import Any, Dict, Mapping, cast
 
 from xumi.model import Model
 from xumi.problems import StartFailed
-from xumi.server import Server, Service
+from xumi.relay import start_beside
+from xumi.server import Server, Service, SocketServer
 from xumi.settings import Settings
 from xumi.weights import ensure
 
@@ -35,6 +36,9 @@ def main() -> int:
         folders = ensure(settings, manifest)
         command = (manifest.get("entry") or {}).get("command")
         if command:
+            port = (manifest.get("runtime") or {}).get("port") or 8080
+            if settings.socket is not None:
+                start_beside(settings.socket, int(port))
             run_command(command)
         return serve(settings, manifest, folders)
     except StartFailed as error:
@@ -101,11 +105,16 @@ def serve(settings: Settings, manifest: Dict[str, Any], folders: Dict[str, Path]
     concurrency = settings.concurrency or int(runtime.get("concurrency") or 1)
     service = Service(manifest, concurrency=concurrency, max_body=settings.max_body)
     port = settings.port if settings.port is not None else int(runtime.get("port") or 8080)
+    where = f"unix:{settings.socket}" if settings.socket else f"{settings.host}:{port}"
     try:
-        server = Server(settings.host, port, service)
+        if settings.socket is not None:
+            server: Server = SocketServer(settings.socket, service)
+        else:
+            server = Server(settings.host, port, service)
+            where = f"{settings.host}:{server.server_port}"
     except OSError as error:
-        raise StartFailed(f"Cannot listen on {settings.host}:{port}: {error.strerror}.", 2) from None
-    print(f"xumi: listening on {settings.host}:{server.server_port}", file=sys.stderr, flush=True)
+        raise StartFailed(f"Cannot listen on {where}: {error.strerror or error}.", 2) from None
+    print(f"xumi: listening on {where}", file=sys.stderr, flush=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     outcome: Dict[str, Any] = {"code": 0}

@@ -78,6 +78,9 @@ def document(manifest: Mapping[str, Any]) -> Dict[str, Any]:
             for f in interface.get("inputs") or ()
         },
     }
+    answer = _object(interface.get("outputs") or ())
+    # A streaming model answers one such object per line.
+    kind = "application/x-ndjson" if interface.get("streaming") else "application/json"
     text = {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
     return {
         "openapi": "3.1.0",
@@ -106,7 +109,7 @@ def document(manifest: Mapping[str, Any]) -> Dict[str, Any]:
                     "responses": {
                         "200": {
                             "description": "The outputs",
-                            "content": {"application/json": {"schema": _object(interface.get("outputs") or ())}},
+                            "content": {kind: {"schema": answer}},
                         },
                         **dict.fromkeys(("400", "413", "422", "500", "503"), problem),
                     },

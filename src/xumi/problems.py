@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 
 class InvalidValue(Exception):
@@ -44,6 +44,17 @@ class HttpProblem(Exception):
         self.message = message
         self.field = field
         self.headers = dict(headers or {})
+        # A body of another protocol than ours, such as the Open Inference Protocol's.
+        self.body: Optional[Dict[str, Any]] = None
+
+    def to_json(self) -> Dict[str, Any]:
+        """The answer's body."""
+        if self.body is not None:
+            return self.body
+        error: Dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.field:
+            error["field"] = self.field
+        return {"error": error}
 
 
 class StartFailed(Exception):

@@ -1,6 +1,9 @@
 """How is a model called? HTTP/1.1 on the standard library's server, one thread per connection.
 
 GET /healthz/live · GET /healthz/ready · GET /xumi · GET /openapi.json · POST /invoke (JSON or multipart/form-data)
+
+A model with `interface.streaming` answers /invoke with JSON lines, one object of outputs each, as they come; when it
+fails on the way the last line is {"error": …}. `interface.open_inference` adds /v2 (see xumi.open_inference).
 """
 
 from __future__ import annotations
@@ -11,19 +14,22 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Dict, Iterator, Mapping, Optional
+from pathlib import Path
+from typing import Any, Dict, Generator, Iterable, Iterator, Mapping, Optional
 from urllib.parse import parse_qs, urlsplit
 
 from xumi.contract import read_inputs, write_outputs
 from xumi.model import Model
 from xumi.multipart import read_form
+from xumi.open_inference import OpenInference
 from xumi.openapi import document
 from xumi.problems import HttpProblem, InvalidValue
 
 # Calls that may wait for their turn, for each that runs.
 QUEUE_FACTOR = 8
+JSON_LINES = "application/x-ndjson"
 
 
 class Service:
@@ -34,6 +40,8 @@ class Service:
         interface = manifest.get("interface") or {}
         self.inputs = list(interface.get("inputs") or ())
         self.outputs = list(interface.get("outputs") or ())
+        self.streaming = bool(interface.get("streaming"))
+        self.open_inference = OpenInference(manifest) if interface.get("open_inference") else None
         self.openapi = document(manifest)
         self.max_body = max_body
         self.model: Optional[Model] = None
@@ -49,6 +57,25 @@ class Service:
 
     def invoke(self, body: Dict[str, Any], *, as_base64: bool) -> Dict[str, Any]:
         """One call. Raises HttpProblem."""
+        with self._turn(body) as (model, inputs):
+            return write_outputs(self.outputs, self._predict(model, inputs), as_base64)
+
+    def stream(self, body: Dict[str, Any], *, as_base64: bool) -> Generator[Dict[str, Any], None, None]:
+        """One call of a model whose predict() gives its outputs piece by piece; the place is held until the end.
+
+        Raises HttpProblem, at the start or between pieces.
+        """
+        with self._turn(body) as (model, inputs):
+            pieces = self._predict(model, inputs)
+            if isinstance(pieces, (str, bytes, Mapping)) or not isinstance(pieces, Iterable):
+                kind = type(pieces).__name__
+                raise InvalidValue(f"predict() of a streaming model must yield its outputs, not return {kind}")
+            for piece in self._pieces(pieces):
+                yield write_outputs(self.outputs, piece, as_base64)
+
+    @contextmanager
+    def _turn(self, body: Dict[str, Any]) -> Iterator[Any]:
+        """Model and checked inputs, as soon as it is this call's turn. Raises HttpProblem."""
         model = self.model
         if model is None or self.stopping:
             raise HttpProblem(503, "not_ready", "The model is not ready.", headers={"Retry-After": "1"})
@@ -62,7 +89,7 @@ class Service:
             with self._running:
                 if self.stopping:
                     raise HttpProblem(503, "not_ready", "The model is being stopped.", headers={"Retry-After": "1"})
-                return write_outputs(self.outputs, self._predict(model, inputs), as_base64)
+                yield model, inputs
         except InvalidValue as error:
             print(f"xumi: the output breaks the contract: {error}", file=sys.stderr, flush=True)
             raise HttpProblem(500, "invalid_output", f"The model broke its contract: {error}", error.path) from None
@@ -96,6 +123,28 @@ class Service:
             traceback.print_exc()
             raise HttpProblem(500, "model_failed", f"predict() raised {type(error).__name__}: {error}") from None
 
+    @staticmethod
+    def _pieces(pieces: Iterable[Any]) -> Iterator[Any]:
+        """What a model yields; what it raises on the way is one failed call."""
+        source = iter(pieces)
+        try:
+            while True:
+                try:
+                    piece = next(source)
+                except StopIteration:
+                    return
+                except InvalidValue as error:
+                    raise HttpProblem(422, "invalid_input", str(error), error.path) from None
+                except Exception as error:  # noqa: BLE001 - same: foreign code
+                    traceback.print_exc()
+                    message = f"predict() raised {type(error).__name__}: {error}"
+                    raise HttpProblem(500, "model_failed", message) from None
+                yield piece
+        finally:
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+
 
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
@@ -115,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.service.busy():
             self._answer(self._post)
 
-    def _get(self, path: str, query: Dict[str, Any]) -> Dict[str, Any]:
+    def _get(self, path: str, query: Dict[str, Any]) -> Any:
         service = self.server.service
         if path == "/healthz/live":
             return {"status": "live"}
@@ -127,15 +176,19 @@ class Handler(BaseHTTPRequestHandler):
             return dict(service.manifest)
         if path == "/openapi.json":
             return service.openapi
+        if service.open_inference is not None and path.startswith("/v2"):
+            return service.open_inference.get(path, ready=service.ready)
         if path == "/invoke":
             raise HttpProblem(405, "method", "Use POST.", headers={"Allow": "POST"})
         raise HttpProblem(404, "not_found", f"There is no {path}.")
 
-    def _post(self, path: str, query: Dict[str, Any]) -> Dict[str, Any]:
+    def _post(self, path: str, query: Dict[str, Any]) -> Any:
         body = self._read_body()
+        service = self.server.service
+        if service.open_inference is not None and path.startswith("/v2/"):
+            return service.open_inference.post(path, body, service.invoke, headers=dict(self.headers))
         if path != "/invoke":
             raise HttpProblem(404, "not_found", f"There is no POST {path}.")
-        service = self.server.service
         content_type = self.headers.get("Content-Type", "application/json")
         kind = content_type.partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
@@ -151,7 +204,10 @@ class Handler(BaseHTTPRequestHandler):
                 raise HttpProblem(400, "not_json", f"The body is not JSON: {error}") from None
         else:
             raise HttpProblem(415, "media_type", "Send application/json or multipart/form-data.")
-        return service.invoke(inputs, as_base64=query.get("tensors") == ["base64"])
+        as_base64 = query.get("tensors") == ["base64"]
+        if service.streaming:
+            return service.stream(inputs, as_base64=as_base64)
+        return service.invoke(inputs, as_base64=as_base64)
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding"):
@@ -176,32 +232,71 @@ class Handler(BaseHTTPRequestHandler):
         started = time.monotonic()
         parts = urlsplit(self.path)
         headers: Dict[str, str] = {}
+        pieces: Optional[Generator[Dict[str, Any], None, None]] = None
         try:
             status, content = 200, handle(parts.path, parse_qs(parts.query))
+            if isinstance(content, Generator):
+                # The first piece decides the status: what fails before it is an ordinary error.
+                pieces, content = content, next(content, None)
         except HttpProblem as problem:
-            status, headers = problem.status, problem.headers
-            content = {"error": {"code": problem.code, "message": problem.message}}
-            if problem.field:
-                content["error"]["field"] = problem.field
-        data = json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+            pieces = None
+            status, headers, content = problem.status, problem.headers, problem.to_json()
         try:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("X-Content-Type-Options", "nosniff")
-            for name, value in headers.items():
-                self.send_header(name, value)
-            if self.close_connection:
-                self.send_header("Connection", "close")
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
+            if pieces is None:
+                self._send(status, content, headers)
+            else:
+                self._send_lines(content, pieces)
         except ConnectionError:
             self.close_connection = True
+        finally:
+            if pieces is not None:
+                pieces.close()
         if not parts.path.startswith("/healthz/"):
             seconds = time.monotonic() - started
             line = {"method": self.command, "path": parts.path, "status": status, "seconds": round(seconds, 4)}
             print(json.dumps(line), file=sys.stderr, flush=True)
+
+    def _send(self, status: int, content: Any, headers: Mapping[str, str]) -> None:
+        data = _encode(content)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _send_lines(self, first: Any, rest: Iterator[Any]) -> None:
+        """JSON lines, each sent as soon as it is there: chunked, or up to the end of the connection for HTTP/1.0."""
+        chunked = self.request_version != "HTTP/1.0"
+        self.send_response(200)
+        self.send_header("Content-Type", JSON_LINES)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-store")
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.close_connection = True
+        self.end_headers()
+        piece = first
+        while piece is not None:
+            self._send_line(piece, chunked)
+            try:
+                piece = next(rest, None)
+            except HttpProblem as problem:
+                self._send_line(problem.to_json(), chunked)
+                break
+        if chunked:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _send_line(self, content: Any, chunked: bool) -> None:
+        line = _encode(content) + b"\n"
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line) if chunked else line)
+        self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Calls are logged by _answer, as JSON."""
@@ -228,6 +323,29 @@ class Server(ThreadingHTTPServer):
         # A client that went away is no error of ours.
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
+
+
+class SocketServer(Server):
+    """The same on a Unix socket, for containers that have no network; who may reach it is the folder's business."""
+
+    address_family = getattr(socket, "AF_UNIX", socket.AF_INET)
+
+    def __init__(self, path: Path, service: Service) -> None:
+        self.path = path
+        super().__init__(str(path), 0, service)
+
+    def server_bind(self) -> None:
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+        self.socket.bind(str(self.path))
+        # The container's user owns it, and another one on the host connects.
+        self.path.chmod(0o666)
+        self.server_address = (str(self.path), 0)
+        self.server_name, self.server_port = str(self.path), 0
+
+
+def _encode(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
 
 def _refuse_constant(name: str) -> Any:

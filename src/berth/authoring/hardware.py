@@ -12,6 +12,7 @@ _UNITS |= {f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGTP")}
 _UNITS |= {f"{p}i": 1024 ** (i + 1) for i, p in enumerate("KMGTP")}
 _SIZE = re.compile(r"^([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([KMGTP]?i?B|[KMGTP]i)$")
 
+CpuFeature = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.]{0,31}$")]
 Architecture = Literal["amd64", "arm64", "arm", "ppc64le", "riscv64", "s390x", "386"]
 
 
@@ -66,6 +67,12 @@ class Needs(Part):
     """One level of requirements."""
 
     cpu: float | None = Field(default=None, gt=0, le=4096, description="Processor cores.")
+    cpu_features: list[CpuFeature] = Field(
+        default=[],
+        max_length=100,
+        description="Instruction sets the processor must have, as /proc/cpuinfo calls them.",
+        examples=[["avx2", "avx512f"]],
+    )
     memory: Bytes | None = Field(default=None, description="Main memory.")
     disk: Bytes | None = Field(default=None, description="Disk space while running, weights included.")
     gpu: Gpu | None = Field(default=None, description="Accelerators; none needed when left out.")

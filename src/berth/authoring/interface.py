@@ -174,6 +174,27 @@ class Interface(Part):
 
     inputs: list[Value] = Field(default=[], max_length=200, description="Arguments of predict().")
     outputs: list[Value] = Field(default=[], max_length=200, description="What predict() returns.")
+    streaming: bool = Field(
+        default=False, description="predict() yields its outputs piece by piece; a call is answered with JSON lines."
+    )
+    open_inference: bool = Field(
+        default=False, description="Also answer the Open Inference Protocol v2 below /v2; tensors only."
+    )
+
+    @model_validator(mode="after")
+    def _protocols_fit(self) -> Interface:
+        others = [v.name for v in (*self.inputs, *self.outputs) if v.type != "tensor"]
+        if self.open_inference and (others or not self.outputs):
+            raise ValueError(
+                f"open_inference is for tensors only; {others[0]} is none" if others else "open_inference needs outputs"
+            )
+        if self.open_inference and self.streaming:
+            raise ValueError("open_inference has no streaming; leave one of them out")
+        if self.streaming and any(v.name == "error" for v in self.outputs):
+            raise ValueError(
+                "an output of a streaming model must not be named error; failures are sent under that name"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Interface:

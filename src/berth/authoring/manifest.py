@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 from license_expression import ExpressionError, Licensing, get_spdx_licensing
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from berth.authoring import document
+from berth.authoring import document, samples
 from berth.authoring.complaints import explain
-from berth.authoring.hardware import Hardware, Part
+from berth.authoring.hardware import Bytes, Hardware, Part
 from berth.authoring.interface import Interface
 from berth.errors import BerthError, ManifestFileInvalid
 from berth.oci import version as versions
@@ -76,10 +76,28 @@ class Entry(Part):
         return self
 
 
+class ImageBuild(Part):
+    """An image that a team already has; it is wrapped, not rebuilt: our layers are added on top."""
+
+    image: Line | None = Field(
+        default=None, max_length=1024, description="Image to wrap: an OCI reference, or oci-layout:PATH[:tag]."
+    )
+    dockerfile: RelativePath | None = Field(
+        default=None, description="Dockerfile to build and wrap; its folder is the build context."
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ImageBuild:
+        if (self.image is None) == (self.dockerfile is None):
+            raise ValueError("write either `image: REFERENCE` or `dockerfile: PATH`")
+        return self
+
+
 class Runtime(Part):
     """The image around the code."""
 
-    base: str = Field(
+    base: str | None = Field(
+        default=None,
         min_length=1,
         max_length=1024,
         description="Base image: an OCI reference, or oci-layout:PATH[:tag].",
@@ -91,6 +109,15 @@ class Runtime(Part):
     requirements: RelativePath | list[Line] = Field(
         default=[], description="A requirements file, or a list of requirements. Installed from wheels only."
     )
+    build: ImageBuild | None = Field(default=None, description="Instead of base: an image that is complete already.")
+    system_packages: list[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?$", max_length=200)]
+    ] = Field(
+        default=[],
+        max_length=500,
+        description="Debian packages of the base's release, as name or name=version.",
+        examples=[["libgomp1"]],
+    )
     environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
         default={}, description="Environment variables."
     )
@@ -100,13 +127,30 @@ class Runtime(Part):
     )
     concurrency: int = Field(default=1, ge=1, le=1024, description="Calls of predict() at once.")
     startup_timeout: int = Field(default=300, ge=1, le=86400, description="Seconds setup() may take.")
+    egress: bool = Field(
+        default=False, description="Whether the model calls other services; without it, it is run without a network."
+    )
+    writable: bool = Field(
+        default=False, description="Whether it writes outside of /tmp; without it, its root is mounted read-only."
+    )
+    shm: Bytes | None = Field(default=None, description="Size of /dev/shm.")
 
     @field_validator("base")
     @classmethod
-    def _base_is_a_reference(cls, value: str) -> str:
+    def _base_is_a_reference(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         if re.search(r"\s", value) or "://" in value:
             raise ValueError("write an image reference such as docker.io/library/python:3.11-slim, or oci-layout:PATH")
         return value
+
+    @model_validator(mode="after")
+    def _base_or_build(self) -> Runtime:
+        if (self.base is None) == (self.build is None):
+            raise ValueError("write either `base: IMAGE` or `build:` with `image` or `dockerfile`")
+        if self.build is not None and (self.requirements or self.system_packages):
+            raise ValueError("with `build` the image is complete: install requirements and system_packages in it")
+        return self
 
 
 class Checkpoint(Part):
@@ -163,7 +207,11 @@ class Sample(Part):
     inputs: dict[str, Any] = Field(
         default={}, description='Inputs as in a call; {"file": PATH} stands for a file\'s content.'
     )
-    outputs: dict[str, Any] | None = Field(default=None, description="Expected outputs.")
+    outputs: dict[str, Any] | None = Field(
+        default=None,
+        description="Expected outputs: a value, or a matcher: {equals: V}, {close: V, rtol: R, atol: A}, "
+        "{contains: V}, {schema: JSON Schema}.",
+    )
 
 
 class Usage(Part):
@@ -362,10 +410,14 @@ def _check_sample(sample: Sample, interface: Interface) -> None:
             if name not in known:
                 there = f"there are: {', '.join(known)}" if known else "there are none"
                 raise ValueError(f"sample {sample.name!r} gives {name}, which is no {side}; {there}")
-            if isinstance(value, dict) and set(value) == {"file"}:
+            if samples.is_file(value):
                 continue
+            field = known[name].model_dump(mode="json", by_alias=True)
             try:
-                check_value(known[name].model_dump(mode="json", by_alias=True), value)
+                if side == "output":
+                    samples.check_expectation(field, value)
+                else:
+                    check_value(field, value)
             except InvalidValue as error:
                 raise ValueError(f"sample {sample.name!r}, {side} {name}: {error}") from error
     missing = [v.name for v in interface.inputs if not v.optional and v.name not in sample.inputs]
