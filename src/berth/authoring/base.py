@@ -113,7 +113,12 @@ class LayoutSource:
 
 
 def open_base(
-    base: str, root: Path, *, platform: Platform, registry: Callable[[str], tuple[BaseSource, str]] | None = None
+    base: str,
+    root: Path,
+    *,
+    platform: Platform,
+    registry: Callable[[str], tuple[BaseSource, str]] | None = None,
+    pinned: str | None = None,
 ) -> BaseImage:
     """Finds the base image that `runtime.base` (or --base) names, for one platform.
 
@@ -122,17 +127,18 @@ def open_base(
         root: the project's folder.
         platform: what the image must run on.
         registry: gives the source of an image reference and the tag or digest in it; None when no registry is at hand.
+        pinned: digest of the image to take instead of what the tag names now.
     Raises:
         InvalidInput: no such image, or none for the platform.
         ManifestInvalid: it is no image that can be built upon.
     """
     if base.startswith(LAYOUT_PREFIX):
         path, tag = _split_layout(base.removeprefix(LAYOUT_PREFIX), root)
-        return _resolve(LayoutSource(path), tag, platform, what=base, name=None)
+        return _resolve(LayoutSource(path), pinned or tag, platform, what=base, name=None)
     if registry is None:
         raise SetupError(f"The base image {base} is in a registry, and none can be reached here.")
     source, reference = registry(base)
-    return _resolve(source, reference, platform, what=base, name=base)
+    return _resolve(source, pinned or reference, platform, what=base, name=base)
 
 
 def _split_layout(text: str, root: Path) -> tuple[Path, str]:

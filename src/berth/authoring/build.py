@@ -1,28 +1,36 @@
 """How does a folder become a version? Base, packages, runtime, code and weights → one OCI image index (design §1).
 
-The same folder gives the same digest on any machine: see `packing` for the layers, `image` for the config.
-Layers from below to above: base · deps · runtime · manifest · code, so that what changes most often comes last.
+The same folder gives the same digest on any machine: see `packing` for the layers, `image` for the config, `lockfile`
+for what pins the rest. Layers from below to above: base · system · deps · runtime · manifest · code, so that what
+changes most often comes last. For several platforms there is one image each; weights are shared by all.
 """
 
 from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from berth.authoring import checkpoints, image
-from berth.authoring.base import BaseImage, BaseSource, Platform, open_base
+from berth.authoring import checkpoints, image, lockfile, origins, packages
+from berth.authoring.base import BaseImage, Platform
 from berth.authoring.checkpoints import BuiltCheckpoint
+from berth.authoring.compression import Compression, compressor_id
+from berth.authoring.image import Image
+from berth.authoring.installers import Installer
+from berth.authoring.lockfile import Lock
 from berth.authoring.manifest import ManifestFile, load
-from berth.authoring.packing import Entry, Layer, file_entry, pack
+from berth.authoring.origins import Registry
+from berth.authoring.packing import Entry, Layer, diff_id_of, file_entry, pack
 from berth.authoring.project import Project, check_entry, collect
 from berth.authoring.repository import LocalRepository
-from berth.authoring.requirements import Installer, Target, installed
+from berth.authoring.steps import Report as Report
+from berth.authoring.steps import Step as Step
+from berth.authoring.steps import timed
 from berth.errors import InvalidInput, ManifestFileInvalid
 from berth.oci import manifest as manifests
 from berth.oci import media_types
@@ -30,6 +38,24 @@ from berth.oci.descriptor import Descriptor
 
 MANIFEST = "io.xumi.manifest"
 REVISION = "io.xumi.revision"
+# Container engines mount no more than about 120 (overlayfs); programs on top add some of their own.
+MAX_LAYERS = 100
+
+
+class InstallerName(StrEnum):
+    """Names of `Installer`, as programs offer them."""
+
+    auto = "auto"
+    pip = "pip"
+    uv = "uv"
+
+
+class CompressionName(StrEnum):
+    """Names of `Compression`, as programs offer them."""
+
+    gzip = "gzip"
+    zstd = "zstd"
+    none = "none"
 
 
 @dataclass(frozen=True)
@@ -38,12 +64,15 @@ class Options:
 
     Attributes:
         base: instead of `runtime.base`.
-        platform: "linux/amd64"; default: the first of hardware.architectures.
+        platform: "linux/amd64", or several with commas; default: every one of hardware.architectures.
         revision: source revision to record; default: the git commit when the folder is clean, else none.
         bundle: also make an image that holds the weights.
         allow_secrets: pack files that look like secrets.
         created: seconds since 1970 that the image shows (SOURCE_DATE_EPOCH).
         installer: which program installs the requirements.
+        compression: of the layers that are made here.
+        allow_sdist: build wheels on this machine where there are none.
+        locked: refuse to build when xumi.lock is missing or does not fit.
     """
 
     base: str | None = None
@@ -53,22 +82,17 @@ class Options:
     allow_secrets: bool = False
     created: int = 0
     installer: Installer = "auto"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One finished part of a build, for the person who waits. `note` says when nothing had to be done."""
-
-    name: str
-    size: int
-    seconds: float
-    digest: str = ""
-    note: str = ""
+    compression: Compression = "gzip"
+    allow_sdist: bool = False
+    locked: bool = False
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished version in the local repository; `size` is the sum of its distinct blobs in bytes."""
+    """A finished version in the local repository; `size` is the sum of its distinct blobs in bytes.
+
+    `layers` are those that were made for it, each once: for the first platform, then what others have of their own.
+    """
 
     reference: str
     descriptor: Descriptor
@@ -76,14 +100,12 @@ class Built:
     layers: tuple[Layer, ...]
     checkpoints: tuple[BuiltCheckpoint, ...]
     warnings: tuple[str, ...]
+    platforms: tuple[str, ...]
+    locked: bool
 
     @property
     def digest(self) -> str:
         return self.descriptor.digest
-
-
-Report = Callable[[Step], None]
-Registry = Callable[[str], tuple[BaseSource, str]]
 
 
 def build(
@@ -104,40 +126,89 @@ def build(
         report: called after each step.
     Raises:
         ManifestFileInvalid: xumi.yaml, or what it names, is wrong.
-        InvalidInput: secrets, no such base image, or requirements that cannot be installed.
+        InvalidInput: secrets, no such base image, requirements that cannot be installed, or a lock that does not fit.
     """
     options = options or Options()
     root = root.resolve()
-    file = load(root)
-    manifest = file.manifest
-    problems = check_entry(root, manifest)
-    if problems:
-        raise ManifestFileInvalid("\n".join(problems), hint="Change xumi.yaml or the files.")
-    platform = _platform(file, options)
-    project = collect(root, manifest, allow_secrets=options.allow_secrets)
-    base = _base(root, repository, file, platform=platform, options=options, registry=registry, report=report)
+    file = _checked(root)
+    platforms = platforms_of(file, options.platform)
+    lock, warnings = _lock(root, file, platforms, options)
+    project = collect(root, file.manifest, allow_secrets=options.allow_secrets)
     weights = _weights(repository, file, project, report)
-    layers = _layers(root, repository, file, project, weights, platform=platform, options=options, report=report)
-    code = image.store(repository, manifest, base, layers, platform=platform, created=options.created)
-    children = [code.descriptor, *(w.descriptor for w in weights)]
-    if options.bundle:
-        extra = _bundle(repository, weights, report)
-        whole = [*layers, *extra]
-        bundled = image.store(
-            repository, manifest, base, whole, platform=platform, created=options.created, bundle=True
+    shared = _shared_layers(repository, file, project, weights, options, report)
+    extra = _bundle(repository, weights, report) if options.bundle else []
+    made: list[Layer] = []
+    images: list[Image] = []
+    bundles: list[Image] = []
+    for platform in platforms:
+        entry = lock.platforms[str(platform)] if lock else None
+        base = origins.bring(
+            root,
+            repository,
+            file.manifest,
+            platform=platform,
+            base=options.base,
+            registry=registry,
+            report=report,
+            pinned=entry.base if entry else None,
         )
-        children.append(bundled.descriptor)
-        layers = [*layers, *extra]
-    notes = {MANIFEST: file.text, **image.descriptive(manifest)}
-    revision = options.revision or find_revision(root)
-    if revision:
-        notes[REVISION] = revision
-    body = manifests.index(children, annotations=notes)
-    index = repository.add_blob_bytes(body, media_type=media_types.OCI_INDEX)
-    reference = f"{manifest.name}:{manifest.version}"
+        wanted = _wanted(root, file, platform, base, options)
+        own = packages.layers(repository, wanted, entry, report) if wanted.any else []
+        whole = [*own, *shared]
+        _check_count(base, [*whole, *extra])
+        images.append(_image(repository, file, base, whole, platform, options))
+        if options.bundle:
+            bundles.append(_image(repository, file, base, [*whole, *extra], platform, options, bundle=True))
+        made += [layer for layer in own if layer not in made]
+    index = _index(root, repository, file, [*images, *bundles], weights, options)
+    reference = f"{file.manifest.name}:{file.manifest.version}"
     repository.put_version(reference, index)
     size = next(v.size for v in repository.versions() if v.ref_name == reference)
-    return Built(reference, index, size, tuple(layers), tuple(weights), project.warnings)
+    return Built(
+        reference=reference,
+        descriptor=index,
+        size=size,
+        layers=(*made, *shared, *extra),
+        checkpoints=tuple(weights),
+        warnings=(*project.warnings, *warnings),
+        platforms=tuple(str(p) for p in platforms),
+        locked=lock is not None,
+    )
+
+
+def lock(
+    root: Path,
+    repository: LocalRepository,
+    *,
+    options: Options | None = None,
+    registry: Registry | None = None,
+    report: Report = lambda _: None,
+) -> Lock:
+    """Works out everything that a build of the folder would use, for every platform; nothing is written there.
+
+    Args and Raises: as of `build`.
+    """
+    options = options or Options()
+    root = root.resolve()
+    file = _checked(root)
+    found = {}
+    for platform in platforms_of(file, options.platform):
+        base = origins.bring(
+            root, repository, file.manifest, platform=platform, base=options.base, registry=registry, report=report
+        )
+        started = time.monotonic()
+        entry = packages.pinned(repository, _wanted(root, file, platform, base, options))
+        found[str(platform)] = entry
+        count = len(entry.python_packages) + len(entry.system_packages)
+        note = f"{count} packages, {entry.libc or 'no C library found'}"
+        report(Step(str(platform), 0, time.monotonic() - started, note=note))
+    return Lock(
+        xumi_lock=1,
+        inputs=lockfile.inputs_of(file.manifest, root, base=options.base),
+        runtime=runtime_version(),
+        compressor=compressor_id(options.compression),
+        platforms=found,
+    )
 
 
 def find_revision(root: Path) -> str | None:
@@ -157,46 +228,112 @@ def find_revision(root: Path) -> str | None:
     return git("rev-parse", "HEAD")
 
 
-def _platform(file: ManifestFile, options: Options) -> Platform:
+def runtime_version() -> str:
+    """The digest of the tar of the in-image runtime: which `xumi` goes into images."""
+    return diff_id_of(runtime_entries())
+
+
+def platforms_of(file: ManifestFile, wanted: str | None) -> list[Platform]:
+    """The platforms to build for, in the order given: "linux/amd64,linux/arm64", or all that the manifest names.
+
+    Raises:
+        InvalidInput: malformed, or an architecture that the manifest does not name.
+    """
     architectures = file.manifest.hardware.architectures
-    platform = Platform.parse(options.platform or f"linux/{architectures[0]}")
-    if platform.architecture not in architectures:
+    texts = [t.strip() for t in wanted.split(",")] if wanted else [f"linux/{a}" for a in architectures]
+    found = []
+    for platform in (Platform.parse(text) for text in texts):
+        if platform.architecture not in architectures:
+            raise InvalidInput(
+                f"The manifest does not name the architecture {platform.architecture}.",
+                hint=f"Add it to hardware.architectures, or build for {', '.join(architectures)}.",
+            )
+        if platform not in found:
+            found.append(platform)
+    return found
+
+
+def _checked(root: Path) -> ManifestFile:
+    file = load(root)
+    problems = check_entry(root, file.manifest)
+    if problems:
+        raise ManifestFileInvalid("\n".join(problems), hint="Change xumi.yaml or the files.")
+    return file
+
+
+def _lock(
+    root: Path, file: ManifestFile, platforms: Sequence[Platform], options: Options
+) -> tuple[Lock | None, list[str]]:
+    """The lock if it can be used, and what there is to say about it. Raises InvalidInput."""
+    found = lockfile.read(root)
+    if found is None:
+        if options.locked:
+            raise InvalidInput("There is no xumi.lock here.", hint="`xumi lock` writes it.")
+        return None, []
+    now = lockfile.inputs_of(file.manifest, root, base=options.base)
+    stale = lockfile.outdated(found, now, [str(p) for p in platforms])
+    other = lockfile.differences(found, runtime=runtime_version(), compressor=compressor_id(options.compression))
+    if options.locked and (stale or other):
+        raise lockfile.refuse([*stale, *other])
+    if stale:
+        return None, [f"xumi.lock is out of date and was not used: {'; '.join(stale)}. `xumi lock` writes it anew."]
+    return found, [f"other bytes than when xumi.lock was written: {text}." for text in other]
+
+
+def _wanted(root: Path, file: ManifestFile, platform: Platform, base: BaseImage, options: Options) -> packages.Wanted:
+    return packages.Wanted(
+        root=root,
+        manifest=file.manifest,
+        platform=platform,
+        base=base,
+        installer=options.installer,
+        allow_sdist=options.allow_sdist,
+        compression=options.compression,
+    )
+
+
+def _check_count(base: BaseImage, layers: Sequence[Layer]) -> None:
+    count = len(base.layers) + len(layers)
+    if count > MAX_LAYERS:
         raise InvalidInput(
-            f"The manifest does not name the architecture {platform.architecture}.",
-            hint=f"Add it to hardware.architectures, or build for {', '.join(architectures)}.",
+            f"The image would have {count} layers ({len(base.layers)} of them the base's); at most {MAX_LAYERS} work"
+            " everywhere.",
+            hint="Choose a base with fewer layers; with --bundle, put the weights into fewer files.",
         )
-    return platform
 
 
-def _base(
+def _image(
+    repository: LocalRepository,
+    file: ManifestFile,
+    base: BaseImage,
+    layers: Sequence[Layer],
+    platform: Platform,
+    options: Options,
+    *,
+    bundle: bool = False,
+) -> Image:
+    return image.store(
+        repository, file.manifest, base, layers, platform=platform, created=options.created, bundle=bundle
+    )
+
+
+def _index(
     root: Path,
     repository: LocalRepository,
     file: ManifestFile,
-    *,
-    platform: Platform,
+    images: Sequence[Image],
+    weights: Sequence[BuiltCheckpoint],
     options: Options,
-    registry: Registry | None,
-    report: Report,
-) -> BaseImage:
-    """Finds the base and brings those of its layers that are not here yet into the repository."""
-    started = time.monotonic()
-    base = open_base(options.base or file.manifest.runtime.base, root, platform=platform, registry=registry)
-    copied = 0
-    for layer in base.layers:
-        if not repository.layout.has(layer.digest):
-            with base.source.open(layer.digest) as stream:
-                repository.add_blob_stream(stream, expected=layer.digest)
-            copied += 1
-    report(
-        Step(
-            name="base",
-            size=sum(layer.size for layer in base.layers),
-            seconds=time.monotonic() - started,
-            digest=base.digest,
-            note="" if copied else "already here",
-        )
-    )
-    return base
+) -> Descriptor:
+    """Code images first, then the weights, then the images that hold the weights."""
+    plain = [i.descriptor for i in images if not i.descriptor.annotations.get(image.BUNDLE)]
+    bundled = [i.descriptor for i in images if i.descriptor.annotations.get(image.BUNDLE)]
+    notes = {MANIFEST: file.text, **image.descriptive(file.manifest)}
+    revision = options.revision or find_revision(root)
+    if revision:
+        notes[REVISION] = revision
+    body = manifests.index([*plain, *(w.descriptor for w in weights), *bundled], annotations=notes)
+    return repository.add_blob_bytes(body, media_type=media_types.OCI_INDEX)
 
 
 def _weights(
@@ -220,32 +357,25 @@ def _weights(
     return built
 
 
-def _layers(
-    root: Path,
+def _shared_layers(
     repository: LocalRepository,
     file: ManifestFile,
     project: Project,
     weights: Sequence[BuiltCheckpoint],
-    *,
-    platform: Platform,
     options: Options,
     report: Report,
 ) -> list[Layer]:
-    manifest = file.manifest
+    """The layers that are the same on every platform."""
     layers: list[Layer] = []
-    if manifest.runtime.python is not None:
-        if manifest.runtime.requirements:
-            target = Target(manifest.runtime.python, platform)
-            packages = installed(manifest.runtime.requirements, root, target, installer=options.installer)
-            with _timed(report, layers), packages as entries:
-                layers.append(pack(repository, "deps", entries))
-        with _timed(report, layers):
-            layers.append(pack(repository, "runtime", list(runtime_entries())))
-    with _timed(report, layers):
-        layers.append(pack(repository, "manifest", list(_manifest_entries(file, weights))))
-    with _timed(report, layers):
+    if file.manifest.runtime.python is not None:
+        with timed(report, layers):
+            layers.append(pack(repository, "runtime", runtime_entries(), compression=options.compression))
+    with timed(report, layers):
+        layers.append(pack(repository, "manifest", _manifest_entries(file, weights), compression=options.compression))
+    with timed(report, layers):
         code = [_below(image.CODE_FOLDER, entry) for entry in project.code]
-        layers.append(pack(repository, "code", [Entry(image.CODE_FOLDER, "folder"), *code]))
+        entries = [Entry(image.CODE_FOLDER, "folder"), *code]
+        layers.append(pack(repository, "code", entries, compression=options.compression))
     return layers
 
 
@@ -255,10 +385,10 @@ def _bundle(repository: LocalRepository, weights: Sequence[BuiltCheckpoint], rep
     for built in weights:
         mount = built.checkpoint.mount_path.strip("/")
         for file, _ in built.files:
-            with _timed(report, layers, f"bundle {built.checkpoint.name}/{file.path}"):
+            with timed(report, layers, f"bundle {built.checkpoint.name}/{file.path}"):
                 # Weights are data: the executable bit of the author's disk must not change the digest.
                 entry = Entry(f"{mount}/{file.path}", "file", source=file.source, size=file.source.stat().st_size)
-                layers.append(pack(repository, "weights", [entry], compress=False))
+                layers.append(pack(repository, "weights", [entry], compression="none"))
     return layers
 
 
@@ -305,21 +435,4 @@ def _below(folder: str, entry: Entry) -> Entry:
         size=entry.size,
         executable=entry.executable,
         target=entry.target,
-    )
-
-
-@contextmanager
-def _timed(report: Report, layers: Sequence[Layer], name: str | None = None) -> Iterator[None]:
-    """Reports the layer that the block appends, with the time the block took."""
-    started = time.monotonic()
-    yield
-    layer = layers[-1]
-    report(
-        Step(
-            name=name or layer.kind,
-            size=layer.descriptor.size,
-            seconds=time.monotonic() - started,
-            digest=layer.descriptor.digest,
-            note="unchanged" if layer.reused else "",
-        )
     )

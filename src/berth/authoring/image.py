@@ -136,8 +136,11 @@ def _environment(manifest: Manifest, inherited: object) -> list[str]:
         name, _, value = str(line).partition("=")
         found[name] = value
     if manifest.runtime.python:
+        # A wrapped image may have found its own packages this way; they stay, behind ours.
+        own = [f"/{RUNTIME_FOLDER}", f"/{CODE_FOLDER}", f"/{SITE_PACKAGES}"]
+        more = [p for p in found.get("PYTHONPATH", "").split(":") if p and p not in own]
         found |= {
-            "PYTHONPATH": f"/{RUNTIME_FOLDER}:/{CODE_FOLDER}:/{SITE_PACKAGES}",
+            "PYTHONPATH": ":".join([*own, *more]),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
         }

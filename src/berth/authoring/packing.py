@@ -1,21 +1,21 @@
 """How do files become a layer whose bytes depend on nothing but the files? (mission X2.)
 
 A layer is a tar: entries sorted by name, owner 0, modification time 0, modes 0755 and 0644 from the executable bit
-alone, PAX headers only where ustar has no room. It is compressed with `COMPRESSOR`. The digest of the tar (`diff_id`)
-is the same on any machine; that of the compressed blob on any machine whose zlib makes the same choices.
+alone, PAX headers only where ustar has no room. The digest of the tar (`diff_id`) is the same on any machine; that of
+the compressed blob on any machine whose compressor makes the same choices, which `compression.compressor_id` names.
 """
 
 from __future__ import annotations
 
 import io
-import struct
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal
 
+from berth.authoring.compression import Compression, Readable, compress_stream, compressor_id, open_zstd
 from berth.authoring.hashing import BUFFER_BYTES
 from berth.authoring.repository import LocalRepository
 from berth.errors import IntegrityError, InvalidInput
@@ -23,17 +23,9 @@ from berth.oci import digest as digests
 from berth.oci import media_types
 from berth.oci.descriptor import Descriptor
 
-COMPRESSOR = "zlib"
-COMPRESSION_LEVEL = 6
 LAYER_KIND = "io.xumi.layer"
-# magic, deflate, no flags, time 0, no extra flags, unknown system: nothing of this machine.
-_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+LAYER_PACKAGE = "io.xumi.package"
 _BLOCK = 512
-
-
-def compressor_id() -> str:
-    """What the compressed bytes depend on beside the tar."""
-    return f"{COMPRESSOR}-{zlib.ZLIB_RUNTIME_VERSION}-{COMPRESSION_LEVEL}"
 
 
 @dataclass(frozen=True)
@@ -51,13 +43,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layer:
-    """A stored layer: its blob, and the digest of the tar inside."""
+    """A stored layer: its blob, and the digest of the tar inside; `title` tells it from others of its kind."""
 
     kind: str
     descriptor: Descriptor
     diff_id: str
     tar_size: int
     reused: bool = False
+    title: str = ""
 
 
 def file_entry(name: str, source: Path | bytes) -> Entry:
@@ -140,24 +133,11 @@ def _content(entry: Entry) -> Iterator[bytes]:
             raise IntegrityError(f"{entry.source} was changed while it was packed.", hint="Build again.")
 
 
-@dataclass
-class _Compressor:
-    """gzip with a fixed header. Hashes what goes in."""
-
-    hasher: digests.Hasher = field(default_factory=lambda: digests.new_hasher("sha256"))
-    size: int = 0
-
-    def run(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        deflate = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL)
-        check = 0
-        yield _GZIP_HEADER
-        for piece in pieces:
-            self.hasher.update(piece)
-            self.size += len(piece)
-            check = zlib.crc32(piece, check)
-            if out := deflate.compress(piece):
-                yield out
-        yield deflate.flush() + struct.pack("<II", check, self.size & 0xFFFFFFFF)
+_MEDIA_TYPES = {
+    "gzip": media_types.OCI_LAYER_TAR_GZIP,
+    "zstd": media_types.OCI_LAYER_TAR_ZSTD,
+    "none": media_types.OCI_LAYER_TAR,
+}
 
 
 def pack(
@@ -165,8 +145,8 @@ def pack(
     kind: str,
     entries: Iterable[Entry],
     *,
-    compress: bool = True,
-    annotations: Mapping[str, str] | None = None,
+    compression: Compression = "gzip",
+    title: str = "",
 ) -> Layer:
     """Stores a layer in the repository; one packed before with the same content is not compressed again.
 
@@ -174,44 +154,67 @@ def pack(
         repository: where the blob goes.
         kind: value of the annotation io.xumi.layer.
         entries: the content; order does not matter.
-        compress: gzip, or a plain tar (weights do not compress).
-        annotations: more annotations of the descriptor.
+        compression: how; "none" is a plain tar (weights do not compress).
+        title: value of the annotation io.xumi.package: the one package that the layer holds.
     """
     ordered = with_parents(entries)
-    notes = {LAYER_KIND: kind, **(annotations or {})}
-    if not compress:
+    notes = {LAYER_KIND: kind, **({LAYER_PACKAGE: title} if title else {})}
+    media_type = _MEDIA_TYPES[compression]
+    if compression == "none":
         stored = repository.layout.write_stream(tar_bytes(ordered))
-        plain = Descriptor(
-            media_type=media_types.OCI_LAYER_TAR, digest=stored.digest, size=stored.size, annotations=notes
-        )
-        return Layer(kind=kind, descriptor=plain, diff_id=stored.digest, tar_size=stored.size)
-    hasher, tar_size = digests.new_hasher("sha256"), 0
-    for piece in tar_bytes(ordered):
-        hasher.update(piece)
-        tar_size += len(piece)
-    diff_id = f"sha256:{hasher.hexdigest()}"
-    key = f"{diff_id} {compressor_id()}"
+        plain = Descriptor(media_type=media_type, digest=stored.digest, size=stored.size, annotations=notes)
+        return Layer(kind, plain, stored.digest, stored.size, title=title)
+    counted = _Counted(tar_bytes(ordered))
+    for _ in counted:
+        pass
+    diff_id, tar_size = counted.digest, counted.size
+    key = f"{diff_id} {compressor_id(compression)}"
     known = repository.known_layer(key)
     if known is None:
-        compressor = _Compressor()
-        stored = repository.layout.write_stream(compressor.run(tar_bytes(ordered)))
-        if f"sha256:{compressor.hasher.hexdigest()}" != diff_id:
+        again = _Counted(tar_bytes(ordered))
+        stored = repository.layout.write_stream(compress_stream(again, compression))
+        if again.digest != diff_id:
             raise IntegrityError(f"Files of the {kind} layer were changed while it was packed.", hint="Build again.")
         repository.remember_layer(key, stored.digest, stored.size)
     digest, size = known or (stored.digest, stored.size)
-    descriptor = Descriptor(media_type=media_types.OCI_LAYER_TAR_GZIP, digest=digest, size=size, annotations=notes)
-    return Layer(kind=kind, descriptor=descriptor, diff_id=diff_id, tar_size=tar_size, reused=known is not None)
+    descriptor = Descriptor(media_type=media_type, digest=digest, size=size, annotations=notes)
+    return Layer(kind, descriptor, diff_id, tar_size, reused=known is not None, title=title)
 
 
-class Readable(Protocol):
-    def read(self, count: int, /) -> bytes: ...
+def diff_id_of(entries: Iterable[Entry]) -> str:
+    """The digest of the layer's tar, without storing it."""
+    counted = _Counted(tar_bytes(with_parents(entries)))
+    for _ in counted:
+        pass
+    return counted.digest
+
+
+class _Counted:
+    """Passes pieces on, and knows their digest and size afterwards."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self._hasher = digests.new_hasher("sha256")
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self._hasher.update(piece)
+            self.size += len(piece)
+            yield piece
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._hasher.hexdigest()}"
 
 
 def open_layer(stream: Readable) -> BinaryIO:
-    """A layer's tar, whether gzipped or not; for reading from its start to its end."""
-    head = stream.read(2)
+    """A layer's tar, whether compressed (gzip, zstd) or not; for reading from its start to its end."""
+    head = stream.read(4)
     joined = _Joined(head, stream)
-    if head == b"\x1f\x8b":
+    if head == b"\x28\xb5\x2f\xfd":
+        return open_zstd(joined)
+    if head[:2] == b"\x1f\x8b":
         return io.BufferedReader(_Gunzip(joined), BUFFER_BYTES)
     return io.BufferedReader(joined, BUFFER_BYTES)
 

@@ -1,7 +1,8 @@
 """Which files of a model's folder are code, and which are weights? (mission C1: weights apart from code.)
 
-Code is everything in the folder but `xumi.yaml`, what `.xumiignore` lists, the files of the checkpoints, version
-control, virtual environments and caches. Secrets (.env, private keys) are refused rather than left out without a word.
+Code is everything in the folder but `xumi.yaml`, `xumi.lock`, what `.xumiignore` lists, the files of the checkpoints,
+version control, virtual environments and caches. Secrets (.env, private keys) are refused rather than left out without
+a word.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from berth.authoring import detect_conflicts, detect_hints
 from berth.authoring.ignore import Rules
 from berth.authoring.manifest import FILE_NAME, Checkpoint, Manifest
 from berth.authoring.packing import Entry, file_entry
@@ -21,6 +23,8 @@ from berth.authoring.safe_tar import folded, name_problem
 from berth.errors import InvalidInput, ManifestFileInvalid
 
 IGNORE_FILE = ".xumiignore"
+# Says how to build; what it pins is in the other layers already.
+LOCK_NAME = "xumi.lock"
 # Never part of a model: version control, environments, caches, what tools leave behind.
 ALWAYS_LEFT_OUT = (
     ".git",
@@ -174,6 +178,9 @@ def check_entry(root: Path, manifest: Manifest) -> list[str]:
     defined = _defined(tree.body)
     if name not in defined:
         problems.append(f"entry.python: {file.name} defines no {name}.")
+    found = detect_hints.signature(tree, name)
+    if found is not None:
+        problems += detect_conflicts.compare(found, manifest.interface)
     return problems
 
 
@@ -205,7 +212,7 @@ def _walk(root: Path, rules: Rules, apart: set[str]) -> Iterator[str]:
         folders[:] = sorted(f for f in folders if f not in linked and not rules.leaves_out(prefix + f, folder=True))
         for name in sorted([*files, *linked]):
             relative = prefix + name
-            if relative == FILE_NAME or relative in apart or rules.leaves_out(relative, folder=False):
+            if relative in (FILE_NAME, LOCK_NAME) or relative in apart or rules.leaves_out(relative, folder=False):
                 continue
             path = root / relative
             if not path.is_symlink() and not path.is_file():

@@ -49,7 +49,7 @@ def test_packing_again_compresses_nothing_and_a_plain_layer_is_the_tar_itself(re
     again = pack(repository, "code", [file_entry("x", b"1" * 5000)])
     assert (first.reused, again.reused) == (False, True)
     assert first.descriptor == again.descriptor
-    plain = pack(repository, "weights", [file_entry("x", b"1" * 5000)], compress=False)
+    plain = pack(repository, "weights", [file_entry("x", b"1" * 5000)], compression="none")
     assert plain.descriptor.digest == plain.diff_id == first.diff_id
     for layer in (first, plain):
         with repository.open_blob(layer.descriptor.digest) as blob:

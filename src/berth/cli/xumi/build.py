@@ -5,41 +5,66 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated
 
 import typer
 
 from berth.authoring import build as builder
-from berth.authoring.registry_base import open_registry
+from berth.authoring.base import BaseSource
+from berth.authoring.build import CompressionName, InstallerName
 from berth.authoring.repository import LocalRepository
 from berth.cli.output import Format, Output, OutputOption, human_size
-from berth.client.credentials import environment
-from berth.errors import InvalidInput
+from berth.settings import ClientSettings
+
+BaseOption = Annotated[
+    str | None, typer.Option("--base", help="Base image instead of runtime.base: a reference or oci-layout:PATH.")
+]
+PlatformOption = Annotated[
+    str | None,
+    typer.Option(
+        "--platform", help="Such as linux/amd64,linux/arm64; default: all of hardware.architectures, an image for each."
+    ),
+]
+InstallerOption = Annotated[
+    InstallerName, typer.Option("--installer", help="What resolves and installs the requirements.")
+]
+CompressionOption = Annotated[CompressionName, typer.Option("--compression", help="How layers are compressed.")]
+AllowSdistOption = Annotated[
+    bool,
+    typer.Option("--allow-sdist", help="Build packages that have no wheel, on this machine; runs their build code."),
+]
+InsecureBaseOption = Annotated[
+    bool, typer.Option("--insecure-base", help="Reach the registry of the base image by plain http.")
+]
+
+
+def reach(reference: str, *, insecure: bool) -> tuple[BaseSource, str]:
+    """How base images in registries are read; loads the HTTP client only when one is."""
+    from berth.authoring.registry_base import open_registry
+
+    return open_registry(reference, insecure=insecure)
 
 
 def build(
     path: Annotated[Path, typer.Argument(help="Folder with xumi.yaml.", file_okay=False)] = Path("."),
-    base: Annotated[
-        str | None, typer.Option("--base", help="Base image instead of runtime.base: a reference or oci-layout:PATH.")
-    ] = None,
-    platform: Annotated[
-        str | None, typer.Option("--platform", help="Such as linux/arm64; default: the first architecture named.")
-    ] = None,
+    base: BaseOption = None,
+    platform: PlatformOption = None,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse to build when xumi.lock is missing or does not fit.")
+    ] = False,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Also make an image that holds the weights, one layer per file.")
     ] = False,
+    compression: CompressionOption = CompressionName.gzip,
     revision: Annotated[
         str | None, typer.Option("--revision", help="Source revision to record; default: the git commit, if clean.")
     ] = None,
     allow_secrets: Annotated[
         bool, typer.Option("--allow-secrets", help="Pack files that look like secrets (.env, private keys).")
     ] = False,
-    installer: Annotated[
-        str, typer.Option("--installer", help="What installs the requirements: auto, pip or uv.")
-    ] = "auto",
-    insecure_base: Annotated[
-        bool, typer.Option("--insecure-base", help="Reach the registry of the base image by plain http.")
-    ] = False,
+    allow_sdist: AllowSdistOption = False,
+    installer: InstallerOption = InstallerName.auto,
+    insecure_base: InsecureBaseOption = False,
     created: Annotated[
         int,
         typer.Option(
@@ -54,14 +79,13 @@ def build(
     """Build a version into the local repository (XUMI_HOME).
 
     Code, packages and base become an image; weights become checkpoints that are referred to where they lie, not copied.
-    The same folder gives the same digest on every machine. A version built again replaces the local one.
+    The same folder gives the same digest on every machine. Base and packages are those that xumi.lock names, if it is
+    there and fits. A version built again replaces the local one.
 
-    Example: xumi build ./file-type --base oci-layout:./base
+    Example: xumi build ./file-type --locked
     """
     out = Output(output)
     started = time.monotonic()
-    if installer not in ("auto", "pip", "uv"):
-        raise InvalidInput(f"There is no installer {installer}.", hint="Write auto, pip or uv.")
     options = builder.Options(
         base=base,
         platform=platform,
@@ -69,7 +93,10 @@ def build(
         bundle=bundle,
         allow_secrets=allow_secrets,
         created=created,
-        installer=cast(Literal["auto", "pip", "uv"], installer),
+        installer=installer.value,
+        compression=compression.value,
+        allow_sdist=allow_sdist,
+        locked=locked,
     )
 
     def tell(step: builder.Step) -> None:
@@ -78,9 +105,9 @@ def build(
 
     built = builder.build(
         path,
-        LocalRepository(environment().home),
+        LocalRepository(ClientSettings.model_validate({}).home),
         options=options,
-        registry=partial(open_registry, insecure=insecure_base),
+        registry=partial(reach, insecure=insecure_base),
         report=tell,
     )
     for warning in built.warnings:
@@ -100,6 +127,8 @@ def build(
                 {"name": c.checkpoint.name, "digest": c.descriptor.digest, "size": c.size, "files": len(c.files)}
                 for c in built.checkpoints
             ],
+            "platforms": list(built.platforms),
+            "locked": built.locked,
             "warnings": list(built.warnings),
         },
         f"Built {built.reference} ({human_size(built.size)} in {seconds:.1f} s)\n  {built.digest}",
