@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import AliasChoices, SecretStr
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
@@ -47,8 +47,8 @@ def page() -> str:
 def variable(name: str, field: FieldInfo) -> str:
     """The environment variable of one field; every option of ours starts with BERTH_ but XUMI_HOME."""
     alias = field.validation_alias
-    if isinstance(alias, AliasChoices):
-        return str(alias.choices[0])
+    if isinstance(alias, str):
+        return alias
     return f"BERTH_{name.upper()}"
 
 

@@ -63,4 +63,4 @@ def test_a_mistake_is_one_clear_error(xumi: Callable[..., tuple], make_project: 
     assert json.loads(err)["error"]["detail"]["problems"][0]["line"] == 10
     assert xumi("show", "acme/none")[0] == 1
     assert xumi("rm")[0] == 1
-    assert xumi("build", root, "--installer", "conda")[0] == 1
+    assert xumi("build", root, "--installer", "conda")[0] == 2

@@ -1,7 +1,9 @@
-"""What `xumi init` writes is valid and replaces nothing."""
+"""What `xumi init --template` writes is valid, tidy, and replaces nothing."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,34 @@ def test_a_template_is_a_valid_project(tmp_path: Path, name: str) -> None:
     assert found.authors == ['Ada "A." Łovelace']
     assert project.check_entry(tmp_path / "p", found) == []
     for checkpoint in found.checkpoints:
-        (tmp_path / "p" / checkpoint.root / "m.onnx").write_bytes(b"x")
+        for pattern in checkpoint.files:
+            (tmp_path / "p" / checkpoint.root / pattern.replace("**/*", "m").replace("*", "m")).write_bytes(b"x")
     assert project.collect(tmp_path / "p", found).warnings == ()
+
+
+@pytest.mark.parametrize("name", templates.names())
+def test_the_code_of_a_template_is_tidy_python_3_9(tmp_path: Path, name: str) -> None:
+    templates.write(MODEL, name, tmp_path)
+    assert list(tmp_path.glob("*.py"))
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "E,F,I,W,B,S,RUF"]
+    rules = ["--ignore", "S104,RUF001,RUF002,RUF003,B905", "--line-length", "120", "--target-version", "py39"]
+    done = subprocess.run([*command, *rules, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    # `xumi` itself is found beside the code in an image.
+    assert "{{" not in "".join(p.read_text() for p in tmp_path.iterdir() if p.is_file())
+
+
+@pytest.mark.parametrize("name", templates.names())
+def test_every_requirement_is_pinned(name: str) -> None:
+    text = templates.texts(MODEL, name).get("requirements.txt", "")
+    assert all("==" in line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("name", templates.names())
+def test_every_template_says_where_its_weights_go(name: str) -> None:
+    text = templates.texts(MODEL, name)["README.md"]
+    assert text.startswith("# acme/file-type\n")
+    assert "## Weights" in text
 
 
 def test_nothing_is_replaced_unless_forced(tmp_path: Path) -> None:

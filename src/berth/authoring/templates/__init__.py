@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,7 +14,17 @@ from berth.oci.reference import ModelName
 
 # Files whose real names would take effect inside this package.
 _RENAMED = {"xumiignore": ".xumiignore"}
-_FOLDERS = {"onnx": ("weights",), "command": ()}
+# Code that imports what a model's image has and this package does not: kept from type checkers and importers.
+_CODE_SUFFIX = ".py.txt"
+_FOLDERS = {
+    "command": (),
+    "gguf": ("weights",),
+    "onnx": ("weights",),
+    "pytorch": ("weights",),
+    "savedmodel": ("weights",),
+    "sklearn": ("weights",),
+    "transformers": ("weights",),
+}
 
 
 def names() -> list[str]:
@@ -34,35 +45,71 @@ def write(model: ModelName, template: str, destination: Path, *, author: str = "
         Conflict: a file exists already; nothing was written.
         InvalidInput: no such template.
     """
+    written = write_files(texts(model, template, author=author), destination, force=force)
+    for name in _FOLDERS[template]:
+        (destination / name).mkdir(exist_ok=True)
+    return written
+
+
+def texts(model: ModelName, template: str, *, author: str = "") -> dict[str, str]:
+    """The files of a template by name, filled in. Raises InvalidInput."""
     if template not in _FOLDERS:
         raise InvalidInput(f"There is no template {template}.", hint=f"Write one of: {', '.join(names())}.")
     values = {
         "name": str(model),
-        "title": json.dumps(model.name.replace("-", " ").replace("_", " ").capitalize(), ensure_ascii=False),
-        "author": json.dumps(author or f"The {model.project} team", ensure_ascii=False),
+        "title": json.dumps(title_of(model), ensure_ascii=False),
+        "author": json.dumps(author or team_of(model), ensure_ascii=False),
     }
-    files = {destination / name: _fill(item, values) for name, item in _files(template)}
-    parse(files[destination / "xumi.yaml"])
-    taken = [path for path in files if path.exists() or path.is_symlink()]
+    files = {name: _fill(item, values) for name, item in _files(template)}
+    parse(files["xumi.yaml"])
+    return files
+
+
+def write_files(files: Mapping[str, str], destination: Path, *, force: bool = False) -> list[Path]:
+    """Writes text files into a folder, all or none; returns their paths.
+
+    Raises:
+        Conflict: a file exists already; nothing was written.
+        InvalidInput: the folder cannot be written to.
+    """
+    paths = {destination / name: text for name, text in files.items()}
+    taken = [path for path in paths if path.exists() or path.is_symlink()]
     if taken and not force:
         raise Conflict(
             f"{', '.join(str(p) for p in taken)} exist already; nothing was written.",
             hint="Name another folder with --directory, or replace them with --force.",
         )
-    destination.mkdir(parents=True, exist_ok=True)
-    for name in _FOLDERS[template]:
-        (destination / name).mkdir(exist_ok=True)
-    for path, text in files.items():
-        if path.is_symlink():
-            path.unlink()
-        path.write_text(text, encoding="utf-8", newline="\n")
-    return list(files)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        for path, text in paths.items():
+            if path.is_symlink():
+                path.unlink()
+            path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise InvalidInput(f"{destination} cannot be written: {error.strerror}.") from error
+    return list(paths)
+
+
+def title_of(model: ModelName) -> str:
+    """A title for people, made from the name."""
+    return model.name.replace("-", " ").replace("_", " ").capitalize()
+
+
+def team_of(model: ModelName) -> str:
+    """Who to name as author when nobody is known."""
+    return f"The {model.project} team"
 
 
 def _files(template: str) -> list[tuple[str, Traversable]]:
     folder = resources.files(__name__) / template
-    found = [(_RENAMED.get(item.name, item.name), item) for item in folder.iterdir() if item.is_file()]
+    found = [(_name(item.name), item) for item in folder.iterdir() if item.is_file()]
     return sorted(found, key=lambda pair: pair[0])
+
+
+def _name(stored: str) -> str:
+    if stored.endswith(_CODE_SUFFIX):
+        return stored.removesuffix(".txt")
+    return _RENAMED.get(stored, stored)
 
 
 def _fill(item: Traversable, values: dict[str, str]) -> str:

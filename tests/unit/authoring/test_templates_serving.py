@@ -1,0 +1,219 @@
+"""The code of the templates whose programs are too large for a test: tried against doubles of the same interfaces.
+
+What the doubles answer is worked out here from their inputs, so that a field lost on the way shows. The real GGUF file
+is written by the gguf library in test_detect; llama.cpp has no wheel, and PyTorch's and TensorFlow's take gigabytes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from berth.authoring import detect, detect_draft, templates
+from berth.oci.reference import ModelName
+from tests.unit.authoring.template_images import image_of, on_tiny_base, started
+from tests.unit.authoring.test_detect import small_gguf, small_safetensors
+from tests.unit.xumi.serving import run_to_end
+
+MODEL = ModelName.parse("acme/talk")
+
+# The part of llama-server's HTTP interface that is used: GET /health (503 while loading), POST /completion.
+LLAMA_SERVER = """#!{python}
+import argparse, json, os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+options = argparse.ArgumentParser()
+for name in ("model", "host", "n-gpu-layers"):
+    options.add_argument("--" + name)
+options.add_argument("--port", type=int)
+given = options.parse_args()
+data = open(given.model, "rb").read()
+open(os.environ["PID_FILE"], "w").write(str(os.getpid()))
+if data[:4] != b"GGUF":
+    raise SystemExit(7)
+asked = [0]
+class Handler(BaseHTTPRequestHandler):
+    def answer(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        asked[0] += 1
+        self.answer(200 if self.path == "/health" and asked[0] > 2 else 503, {{"status": "loading model"}})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/completion":
+            text = f"{{body['prompt']}} {{body['n_predict']}} {{body['temperature']}} {{len(data)}}"
+            self.answer(200, {{"content": text}})
+        else:
+            text = f"chat: {{body['messages'][0]['content']}}"
+            self.answer(200, {{"choices": [{{"message": {{"content": text}}}}]}})
+    def log_message(self, *_):
+        pass
+HTTPServer((given.host, given.port), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> dict[str, str]:
+    program = tmp_path / "llama-server"
+    program.write_text(LLAMA_SERVER.format(python=sys.executable))
+    program.chmod(0o755)
+    return {"LLAMA_SERVER": str(program), "PID_FILE": str(tmp_path / "pid")}
+
+
+def project(tmp_path: Path, template: str) -> Path:
+    root = tmp_path / "project"
+    templates.write(MODEL, template, root)
+    on_tiny_base(root)
+    return root
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_gguf_starts_llama_server_asks_it_and_takes_it_along_when_it_ends(
+    tmp_path: Path, llama: dict[str, str]
+) -> None:
+    root = project(tmp_path, "gguf")
+    (root / "weights" / "m.gguf").write_bytes(small_gguf())
+    with started(root, tmp_path, **llama) as model:
+        status, answer = model.call("/invoke", {"prompt": "Hello", "max_tokens": 7})
+        assert (status, answer) == (200, {"text": f"Hello 7 0.8 {len(small_gguf())}"})
+        assert model.call("/invoke", {"prompt": "Hello", "max_tokens": 0})[0] == 422
+        pid = int(Path(llama["PID_FILE"]).read_text())
+        assert alive(pid)
+    deadline = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not alive(pid)
+
+
+def test_gguf_with_a_chat_template_is_asked_as_a_chat(tmp_path: Path, llama: dict[str, str]) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    text = b"tokenizer.chat_template"
+    body = bytearray(small_gguf())
+    body[16:24] = (5).to_bytes(8, "little")
+    body += len(text).to_bytes(8, "little") + text + (8).to_bytes(4, "little") + (1).to_bytes(8, "little") + b"x"
+    (root / "m.gguf").write_bytes(body)
+    templates.write_files(detect_draft.draft(MODEL, detect.look(root)).files, root)
+    on_tiny_base(root)
+    with started(root, tmp_path, **llama) as model:
+        assert model.call("/invoke", {"prompt": "Hello"}) == (200, {"text": "chat: Hello"})
+
+
+def test_gguf_says_when_llama_server_refuses_the_file(tmp_path: Path, llama: dict[str, str]) -> None:
+    root = project(tmp_path, "gguf")
+    (root / "weights" / "m.gguf").write_bytes(b"no model")
+    folder, own = image_of(root, tmp_path)
+    code, log = run_to_end(folder, **own, **llama)
+    assert code == 4
+    assert "llama-server ended with 7" in log
+
+
+TORCH = """
+import numpy
+from contextlib import nullcontext as inference_mode
+class Tensor:
+    def __init__(self, array): self.array = array
+    def to(self, device): assert device == "cpu"; return self
+    def float(self): return self
+    cpu = float
+    def numpy(self): return self.array.astype(numpy.float32)
+def from_numpy(array): return Tensor(array)
+class cuda:
+    def is_available(): return False
+class Network:
+    state = {}
+    def load_state_dict(self, state): self.state = state
+    def to(self, device): return self
+    def eval(self): return self
+    def __call__(self, x): return Tensor(x.array * self.state["factor"])
+class jit:
+    def load(path, map_location):
+        found = Network(); found.state = {"factor": len(open(path, "rb").read())}; return found
+def load(path, map_location, weights_only):
+    assert weights_only; return {"factor": 3}
+"""
+
+
+@pytest.fixture
+def doubles(tmp_path: Path) -> Path:
+    pytest.importorskip("numpy")
+    folder = tmp_path / "doubles"
+    (folder / "torch").mkdir(parents=True)
+    (folder / "torch" / "__init__.py").write_text(TORCH)
+    (folder / "torch" / "nn.py").write_text("from torch import Network as Sequential\nModule = Sequential\n")
+    (folder / "safetensors").mkdir()
+    (folder / "safetensors" / "__init__.py").write_text("")
+    (folder / "safetensors" / "torch.py").write_text("def load_file(path): return {'factor': 2}\n")
+    (folder / "transformers.py").write_text(
+        "def pipeline(task, model, trust_remote_code):\n"
+        "    import os\n"
+        "    assert not trust_remote_code and os.path.isfile(model + '/config.json')\n"
+        "    return lambda given, **options: [{'task': task, 'given': given, **options}]\n"
+    )
+    (folder / "tensorflow.py").write_text(
+        "import numpy\n"
+        "constant = numpy.asarray\n"
+        "class Answer(numpy.ndarray):\n"
+        "    def numpy(self): return numpy.asarray(self)\n"
+        "class saved_model:\n"
+        "    def load(path):\n"
+        "        class Loaded:\n"
+        "            signatures = {'serving_default': lambda features: {'output': (features + 1).view(Answer)}}\n"
+        "        assert open(path + '/saved_model.pb')\n"
+        "        return Loaded\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(("name", "factor"), [("m.safetensors", 2), ("m.pt", 3)])
+def test_pytorch_runs_the_network_with_its_weights(tmp_path: Path, doubles: Path, name: str, factor: int) -> None:
+    root = project(tmp_path, "pytorch")
+    (root / "network.py").write_text("from torch.nn import Sequential\ndef build():\n    return Sequential()\n")
+    text = (root / "xumi.yaml").read_text().replace("*.safetensors", f"*{Path(name).suffix}")
+    (root / "xumi.yaml").write_text(text)
+    (root / "weights" / name).write_bytes(b"weights")
+    with started(root, tmp_path, doubles) as model:
+        assert model.call("/invoke", {"features": [[1.0, 2.0]]}) == (200, {"output": [[1.0 * factor, 2.0 * factor]]})
+
+
+def test_a_torchscript_file_runs_by_itself(tmp_path: Path, doubles: Path) -> None:
+    root = project(tmp_path, "pytorch")
+    (root / "serve.py").write_text((root / "serve.py").read_text().replace("SCRIPTED = False", "SCRIPTED = True"))
+    (root / "xumi.yaml").write_text((root / "xumi.yaml").read_text().replace("*.safetensors", "*.pt"))
+    (root / "weights" / "m.pt").write_bytes(b"12345")
+    with started(root, tmp_path, doubles) as model:
+        assert model.call("/invoke", {"features": [[2.0]]}) == (200, {"output": [[10.0]]})
+
+
+def test_transformers_runs_the_pipeline_of_the_task(tmp_path: Path, doubles: Path) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "model.safetensors").write_bytes(small_safetensors())
+    (root / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    templates.write_files(detect_draft.draft(MODEL, detect.look(root)).files, root)
+    on_tiny_base(root)
+    with started(root, tmp_path, doubles) as model:
+        status, answer = model.call("/invoke", {"text": "Once", "max_new_tokens": 5})
+        assert (status, answer) == (
+            200,
+            {"result": [{"task": "text-generation", "given": "Once", "max_new_tokens": 5}]},
+        )
+
+
+def test_a_saved_model_runs_its_serving_signature(tmp_path: Path, doubles: Path) -> None:
+    root = project(tmp_path, "savedmodel")
+    (root / "weights" / "saved_model.pb").write_bytes(b"x")
+    with started(root, tmp_path, doubles) as model:
+        assert model.call("/invoke", {"features": [[1.0]]}) == (200, {"output": [[2.0]]})
