@@ -60,6 +60,8 @@ types: setup ## mypy --strict
 bench: setup tools ## speed beside docker-registry and skopeo on this machine (SIZE_MB=1024 REPEATS=3)
 	@$(BIN)/python -m bench.gateway $(if $(SIZE_MB),--size-mb $(SIZE_MB)) $(if $(REPEATS),--repeats $(REPEATS))
 	@$(BIN)/python -m bench.push_pull $(if $(SIZE_MB),--size-mb $(SIZE_MB)) $(if $(REPEATS),--repeats $(REPEATS))
+	@$(BIN)/python -m bench.build
+	@$(BIN)/python -m bench.sync $(if $(SIZE_MB),--size-mb $(SIZE_MB))
 
 docs: setup ## write the generated reference pages
 	@$(BIN)/python docs/reference/generate.py

@@ -1,8 +1,9 @@
 """How fast does a version move from one registry to another? Berth's sync beside `skopeo copy --all`, the same bytes.
 
 Two of Debian's docker-registries on loopback and the same disk; an index of images with fresh random layers, BLOBS in
-all, SIZE_MB together. Each repeat copies into an empty repository. A second sync of the same content must move nothing,
-and how long it takes to find that out for TAGS tags is measured too.
+all, SIZE_MB together. Each copy has content of its own: skopeo remembers which blobs a registry has, and would mount
+them. A second sync of the same content must move nothing, and how long it takes to find that out for TAGS tags is
+measured too.
 Usage: python -m bench.sync --size-mb 1024 --blobs 200 --repeats 3
 """
 
@@ -21,7 +22,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 
 from bench.peers import HOME, docker_registry
 from berth.adapters.registries.build import Registries
@@ -38,6 +38,7 @@ from berth.sync.plan import Terms, plan
 MIB = 1 << 20
 IMAGES = 10
 PROJECT = "bench"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 def main() -> None:
@@ -63,19 +64,19 @@ async def measure(urls: tuple[str, str], options: argparse.Namespace) -> None:
     )
     seconds: dict[str, list[float]] = {"berth": [], "skopeo": []}
     try:
-        await make_version(source, "net", size=options.size_mb * MIB, blobs=options.blobs)
         for repeat in range(options.repeats):
             for tool in ("berth", "skopeo") if repeat % 2 == 0 else ("skopeo", "berth"):
-                into = f"{tool}{repeat}"
+                model = f"{tool}{repeat}"
+                await make_version(source, model, size=options.size_mb * MIB, blobs=options.blobs)
                 begun = time.perf_counter()
                 if tool == "berth":
-                    moved = await sync(source, target, into, parallel=options.parallel)
+                    moved = await sync(source, target, model, parallel=options.parallel)
                     seconds[tool].append(time.perf_counter() - begun)
-                    again = await sync(source, target, into, parallel=options.parallel)
+                    again = await sync(source, target, model, parallel=options.parallel)
                     if moved < options.size_mb * MIB or again != 0:
                         raise SystemExit(f"{moved} bytes moved first and {again} after that")
                 elif shutil.which("skopeo"):
-                    await asyncio.to_thread(skopeo, urls, into)
+                    await asyncio.to_thread(skopeo, urls, model)
                     seconds[tool].append(time.perf_counter() - begun)
         await report(seconds, options)
         await in_step(source, target, tags=options.tags)
@@ -88,9 +89,9 @@ def opened(name: str, url: str) -> Registry:
     return Registries().open(RegistrySettings(name, "distribution", url))
 
 
-async def sync(source: Registry, target: Registry, into: str, *, parallel: int) -> int:
+async def sync(source: Registry, target: Registry, model: str, *, parallel: int) -> int:
     """List, compare and copy, as a run of a rule does; the bytes that moved."""
-    terms = Terms(PROJECT, target_project=into, model="net")
+    terms = Terms(PROJECT, model=model)
     ours, theirs = await compared(terms, source, target)
     flow = Flow(Limits(blobs=parallel))
     moved = 0
@@ -103,10 +104,10 @@ async def sync(source: Registry, target: Registry, into: str, *, parallel: int) 
     return moved
 
 
-def skopeo(urls: tuple[str, str], into: str) -> None:
+def skopeo(urls: tuple[str, str], model: str) -> None:
     first, second = (url.removeprefix("http://") for url in urls)
     command = ["skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false", "--dest-tls-verify=false"]
-    places = [f"docker://{first}/{PROJECT}/net:1.0.0", f"docker://{second}/{into}/net:1.0.0"]
+    places = [f"docker://{first}/{PROJECT}/{model}:1.0.0", f"docker://{second}/{PROJECT}/{model}:1.0.0"]
     ran = subprocess.run([*command, *places], capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         raise SystemExit(f"skopeo failed:\n{ran.stderr}")
@@ -126,8 +127,10 @@ async def report(seconds: dict[str, list[float]], options: argparse.Namespace) -
 
 async def in_step(source: Registry, target: Registry, *, tags: int) -> None:
     """How long it takes to find out that nothing is to be done."""
+    digest, body = await make_image(source, "steps", [100])
+    await put(source, "steps", digest, types.OCI_MANIFEST, body)
+    await copy_version(source, target, f"{PROJECT}/steps", f"{PROJECT}/steps", digest, None)
     for registry in (source, target):
-        _, body = await make_image(registry, "steps", [gzip.compress(b"one layer", mtime=0)])
         await asyncio.gather(*(put(registry, "steps", f"1.0.{n}", types.OCI_MANIFEST, body) for n in range(tags)))
     begun = time.perf_counter()
     terms = Terms(PROJECT, model="steps")
@@ -145,9 +148,7 @@ async def make_version(registry: Registry, model: str, *, size: int, blobs: int)
     for number in range(IMAGES):
         share = blobs // IMAGES + (number < blobs % IMAGES)
         if share:
-            # Stored, not compressed, in a gzip: random bytes gain nothing, and skopeo leaves gzip alone.
-            layers = [gzip.compress(os.urandom(each), compresslevel=0) for _ in range(share)]
-            digest, body = await make_image(registry, model, layers, architecture=f"arch{number}")
+            digest, body = await make_image(registry, model, [each] * share, architecture=f"arch{number}")
             await put(registry, model, digest, types.OCI_MANIFEST, body)
             platform = {"os": "linux", "architecture": f"arch{number}"}
             children.append(Descriptor(types.OCI_MANIFEST, digest, len(body), platform=platform))
@@ -155,10 +156,14 @@ async def make_version(registry: Registry, model: str, *, size: int, blobs: int)
 
 
 async def make_image(
-    registry: Registry, model: str, layers: list[bytes], *, architecture: str = "amd64"
+    registry: Registry, model: str, sizes: list[int], *, architecture: str = "amd64"
 ) -> tuple[str, bytes]:
-    named = [Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", await push(registry, model, layer), len(layer))
-             for layer in layers]  # fmt: skip
+    """An image with random layers of these sizes; its digest and manifest."""
+    named = []
+    for size in sizes:
+        # Stored, not compressed, in a gzip: random bytes gain nothing, and skopeo leaves gzip alone.
+        layer = gzip.compress(os.urandom(size), compresslevel=0)
+        named.append(Descriptor(LAYER, await push(registry, model, layer), len(layer)))
     config = json.dumps(
         {
             "architecture": architecture,

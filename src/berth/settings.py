@@ -34,7 +34,7 @@ class ServiceSettings(BaseSettings):
     database_pool: int = Field(10, ge=1, description="Largest number of database connections per process.")
     secret_key_file: Path | None = Field(
         None,
-        description="File with the key that seals stored credentials of other registries, 32 random characters or more; "
+        description="File with the key that seals stored credentials of registries, at least 32 random characters; "
         "default: DATA/secret.key, made when first needed. Servers that share a database need the same one.",
     )
     transfer_buffer_bytes: int = Field(

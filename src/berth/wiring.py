@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from berth.access import users
-from berth.adapters.registries.build import Registries
 from berth.adapters.stores.budget import TransferBudget
 from berth.adapters.stores.files import FileStore
 from berth.catalog import record
@@ -90,6 +89,7 @@ def _write_admin_token(settings: ServiceSettings, token: str) -> None:
 
 async def services(settings: ServiceSettings) -> tuple[Services, Database, FileStore]:
     """What the request handlers need, with the parts that have to be closed at the end."""
+    from berth.adapters.registries.build import Registries
     from berth.server.services import Services
 
     db = database(settings, name="berth-server")
@@ -114,14 +114,20 @@ async def server_app(settings: ServiceSettings) -> ASGIApp:
 
 def job_context(settings: ServiceSettings) -> JobContext:
     """What the jobs need."""
+    from berth.access.registries import opener
+    from berth.adapters.registries.build import Registries
     from berth.adapters.scanners.trivy import TrivyScanner
     from berth.adapters.scanners.weights import PickleWeightScanner
+    from berth.db.sealing import sealer
     from berth.jobs.context import JobContext
+    from berth.sync.places import Places
 
     password = settings.trivy_db_password
+    db, depot = database(settings, name="berth-worker"), store(settings)
+    remote = opener(db, Registries(), lambda: sealer(settings))
     return JobContext(
-        db=database(settings, name="berth-worker"),
-        store=store(settings),
+        db=db,
+        store=depot,
         vulnerability_scanner=TrivyScanner(
             program=settings.trivy_path,
             cache=settings.trivy_cache or settings.data_dir / "trivy",
@@ -135,4 +141,5 @@ def job_context(settings: ServiceSettings) -> JobContext:
         ),
         settings=settings,
         now=now,
+        registries=Places(db, depot, clock=now, remote=remote),
     )

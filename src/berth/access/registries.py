@@ -81,8 +81,56 @@ async def registry_named(conn: AsyncConnection, name: str) -> RegistryRow:
     return row
 
 
+async def change_registry(
+    conn: AsyncConnection,
+    actor: Actor,
+    factory: RegistryFactory,
+    sealer: Callable[[], Sealer],
+    *,
+    name: str,
+    url: str | None = None,
+    username: str | None = None,
+    secret: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> RegistryRow:
+    """Change what is given; `options` replaces all of them. What a probe found has to be found again.
+
+    Raises:
+        NotFound. InvalidInput: it cannot work, or a stored secret would be shown to another address.
+    """
+    row = await stored.registry_named(conn, name, lock=True)
+    if row is None:
+        raise NotFound(f"There is no registry '{name}'.", hint="berth registry ls shows those that are known.")
+    moved = url is not None and url != row.url
+    if moved and row.secret is not None and secret is None:
+        raise InvalidInput(
+            "The stored password belongs to the address it was given for.", hint="Give the password with the new one."
+        )
+    user = row.username if username is None else username
+    if user is not None and secret is None and row.secret is None:
+        raise InvalidInput("A user name without a password is of no use.", hint="Give both.")
+    chosen = row.options if options is None else options
+    factory.check(RegistrySettings(name, row.kind, url or row.url, user, secret, chosen))
+    values = {"url": url, "username": username, "options": None if options is None else dict(options)}
+    given: dict[str, Any] = {key: value for key, value in values.items() if value is not None}
+    sealed = {} if secret is None else {"secret": sealer().seal(secret, purpose=_purpose(name))}
+    if not given and not sealed:
+        return row
+    changed = await stored.update_registry(conn, row.id, values={**given, **sealed})
+    detail = {"changed": given, "secret": "given anew" if sealed else "kept"}
+    await audit.record(conn, actor=actor, action=ACTION, project=None, object=name, detail=detail)
+    return changed
+
+
 async def remove_registry(conn: AsyncConnection, actor: Actor, name: str) -> None:
-    """Forget a registry; what lives there stays there. Raises NotFound."""
+    """Forget a registry; what lives there stays there. Raises NotFound, Conflict while something relies on it."""
+    relying = await stored.users_of(conn, name)
+    if relying:
+        raise Conflict(
+            f"The registry '{name}' is in use by {', '.join(relying[:3])}.",
+            hint="Give the project another home (berth project set --home), or remove the rule first.",
+            detail={"used_by": relying},
+        )
     if not await stored.delete_registry(conn, name):
         raise NotFound(f"There is no registry '{name}'.")
     await audit.record(conn, actor=actor, action=ACTION, project=None, object=name, detail={"removed": True})

@@ -280,6 +280,26 @@ async def manifests_in(conn: AsyncConnection, repository_id: int, digests: Seque
     return [ManifestRow(**row) for row in rows.mappings()]
 
 
+async def count_evidence(conn: AsyncConnection, repository_id: int, subject: str) -> int:
+    """How many pieces of evidence people have pushed about a manifest; our own reports do not count."""
+    rm = t.repository_manifests
+    count = await conn.scalar(
+        select(func.count()).where(
+            rm.c.repository_id == repository_id, rm.c.evidence_for == subject, rm.c.pushed_by != "berth"
+        )
+    )
+    return int(count or 0)
+
+
+async def revoke_approval(conn: AsyncConnection, repository_id: int, digest: str, *, by: str) -> None:
+    """What was approved and then deleted has to be approved again when it comes back."""
+    await conn.execute(
+        insert(t.approvals).values(
+            repository_id=repository_id, digest=digest, decision="revoked", principal=by, note="the version was deleted"
+        )
+    )
+
+
 async def delete_manifest(conn: AsyncConnection, repository_id: int, digest: str) -> bool:
     """Remove a manifest from a repository with its tags, closure and verdict; its bytes stay for clean-up."""
     here = {"repository": repository_id, "digest": digest}

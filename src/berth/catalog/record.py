@@ -13,7 +13,7 @@ from berth.adapters.stores.contract import StoredBlob
 from berth.catalog import classify, intake, queries
 from berth.catalog.declared import declared_of
 from berth.catalog.queries import RepositoryRow
-from berth.errors import BlobUnknownToManifest, ManifestInvalid
+from berth.errors import BlobUnknownToManifest, ManifestInvalid, TooLarge
 from berth.oci import digest as digests
 from berth.oci import manifest as manifests
 from berth.oci import media_types as types
@@ -22,6 +22,7 @@ from berth.oci.manifest import Manifest
 from berth.oci.version import SemVer, sort_key
 
 MAX_INDEX_NESTING = 8
+MAX_EVIDENCE = 250
 # The empty JSON config is part of every report referrer; it is never collected.
 PINNED = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -64,12 +65,22 @@ async def put_manifest(
         ManifestInvalid, VersionInvalid, VersionTaken, Conflict: see catalog/intake.py.
     """
     await _check_content(conn, repository, manifest)
-    role = classify.role_of(manifest)
+    role = classify.role_of(manifest, documents)
     evidence_for = classify.evidence_subject(manifest, tag, documents)
     if tag is not None:
         await queries.lock_repository(conn, repository.id)
         repository = await queries.repository(conn, repository.name) or repository
+    if evidence_for is not None and await queries.versions_with_digest(conn, repository.id, digest):
+        evidence_for = None  # a version is judged by its own verdict, never by somebody else's
+    before = await queries.manifest_in(conn, repository.id, digest)
     decision = intake.decide(await _facts(conn, repository, tag, digest=digest, role=role))
+    about = evidence_for or (before.evidence_for if before is not None else None)
+    if decision.action == "version" and about is not None:
+        raise ManifestInvalid(
+            f"This manifest is evidence about {about}, not a version.", hint="Push it by its digest, without a tag."
+        )
+    if evidence_for is not None and before is None:
+        await _check_evidence_count(conn, repository, evidence_for)
     await queries.insert_manifest(
         conn,
         {
@@ -165,7 +176,24 @@ async def _check_content(conn: AsyncConnection, repository: RepositoryRow, manif
     for blob in named:
         if blob.size != held[blob.digest]:
             raise ManifestInvalid(f"The manifest says {blob.digest} has {blob.size} bytes; it has {held[blob.digest]}.")
+    stored = {row.digest: row for row in await queries.manifests_in(conn, repository.id, children)} if children else {}
+    for child in manifest.children():
+        found = stored[child.digest]
+        if (child.size, child.media_type) != (found.size, found.media_type):
+            raise ManifestInvalid(
+                f"The index says {child.digest} is {child.media_type} of {child.size} bytes; "
+                f"it is {found.media_type} of {found.size} bytes."
+            )
     await _check_nesting(conn, children)
+
+
+async def _check_evidence_count(conn: AsyncConnection, repository: RepositoryRow, subject: str) -> None:
+    """Evidence leaves with its subject, unscanned: it must not become a way to carry everything else out."""
+    if await queries.count_evidence(conn, repository.id, subject) >= MAX_EVIDENCE:
+        raise TooLarge(
+            f"{subject} has {MAX_EVIDENCE} pieces of evidence pushed by people already.",
+            hint="Delete some of them first.",
+        )
 
 
 async def _check_nesting(conn: AsyncConnection, children: list[str]) -> None:

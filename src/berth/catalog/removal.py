@@ -27,6 +27,9 @@ async def delete_version(conn: AsyncConnection, version_id: int, by: str) -> Non
             hint="Move or remove the alias first.",
         )
     check_change(f"{version.repository}:{version.version}", version.state, "deleted")
+    if version.approval == "approved":
+        await queries.revoke_approval(conn, version.repository_id, version.digest, by=by)
+        await queries.set_version(conn, version_id, approval="revoked")
     await queries.set_version(conn, version_id, state="deleted")
     await queries.delete_tag(conn, version.repository_id, to_tag(version.version))
     await queries.mark_stale(conn, version.repository_id, version.digest)

@@ -28,6 +28,7 @@ from berth.client.registries import Registries
 from berth.client.running import run
 from berth.client.session import Json, Session
 from berth.client.signing import Checked, Signed
+from berth.client.sync import Sync
 from berth.client.versions import Versions
 from berth.errors import RemoteError
 from berth.oci.digest import is_digest
@@ -68,6 +69,7 @@ class Berth:
         self.models = Models(self._session)
         self.versions = Versions(self._session)
         self.aliases = Aliases(self._session)
+        self.sync = Sync(self._session)
         self.audit = Audit(self._session)
         self.registries = Registries(self._session)
 

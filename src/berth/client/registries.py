@@ -39,6 +39,19 @@ class Registries:
         }
         return self._session.post("/registries", {k: v for k, v in body.items() if v is not None})
 
+    def change(
+        self,
+        name: str,
+        *,
+        url: str | None = None,
+        username: str | None = None,
+        secret: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Json:
+        """Changes what is given; `options` replaces all of them. A new address needs the secret again."""
+        body = {"url": url, "username": username, "secret": secret, "options": options}
+        return self._session.patch(path("registries", name), {k: v for k, v in body.items() if v is not None})
+
     def ls(self, *, limit: int | None = None) -> list[Json]:
         return list(self._session.items("/registries", limit=limit))
 

@@ -81,6 +81,10 @@ class Versions:
         """One report in full and its media type."""
         return self._session.read(self._path(version, "evidence", str(evidence_id), "report"))
 
+    def placements(self, version: str) -> list[Json]:
+        """Where a version lives besides the depot, and in what state."""
+        return list(self._session.items(self._path(version, "placements")))
+
     def signatures(self, version: str) -> list[Json]:
         return list(self._session.items(self._path(version, "signatures")))
 

@@ -11,7 +11,7 @@ from sqlalchemy import Row, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from berth.db.tables import registries
+from berth.db.tables import projects, registries, sync_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,9 @@ class RegistryRow:
     created_at: datetime
 
 
-async def registry_named(conn: AsyncConnection, name: str) -> RegistryRow | None:
-    row = (await conn.execute(select(registries).where(registries.c.name == name))).one_or_none()
+async def registry_named(conn: AsyncConnection, name: str, *, lock: bool = False) -> RegistryRow | None:
+    query = select(registries).where(registries.c.name == name)
+    row = (await conn.execute(query.with_for_update() if lock else query)).one_or_none()
     return None if row is None else _row(row)
 
 
@@ -68,6 +69,13 @@ async def insert_registry(
     return None if row is None else _row(row)
 
 
+async def update_registry(conn: AsyncConnection, registry_id: int, *, values: Mapping[str, Any]) -> RegistryRow:
+    """Change the named columns; what an earlier probe found is forgotten."""
+    changed = {**values, "capabilities": None, "probed_at": None}
+    query = update(registries).where(registries.c.id == registry_id).values(changed).returning(registries)
+    return _row((await conn.execute(query)).one())
+
+
 async def set_capabilities(
     conn: AsyncConnection, registry_id: int, *, capabilities: Mapping[str, Any], now: datetime
 ) -> RegistryRow | None:
@@ -80,6 +88,14 @@ async def set_capabilities(
     )
     row = (await conn.execute(query)).one_or_none()
     return None if row is None else _row(row)
+
+
+async def users_of(conn: AsyncConnection, name: str) -> list[str]:
+    """Who relies on a registry: `project NAME` where it is the home, `rule NAME` where it is source or target."""
+    homes = select(projects.c.name).where(projects.c.home == name).order_by(projects.c.name)
+    rules = select(sync_rules.c.name).where((sync_rules.c.source == name) | (sync_rules.c.target == name))
+    found = [f"project {project}" for project in await conn.scalars(homes)]
+    return found + [f"rule {rule}" for rule in await conn.scalars(rules.order_by(sync_rules.c.name))]
 
 
 async def delete_registry(conn: AsyncConnection, name: str) -> bool:

@@ -183,6 +183,12 @@ def from_json(value: object) -> Policy:
         if name not in _READERS:
             raise InvalidInput(f"There is no policy field {name!r}.", hint=_suggest(str(name), _READERS))
         merged[name] = _READERS[name](name, item)
+    if merged["admit_everything"] != base.admit_everything:
+        # Everybody who reads "strict" or "open" must be able to rely on the word.
+        raise InvalidInput(
+            f"The preset {preset!r} cannot be told to admit everything, or to stop doing so.",
+            hint="Choose the preset 'open', or 'scanned' with overrides.",
+        )
     return Policy(**merged)
 
 

@@ -161,6 +161,34 @@ async def lock_verdict(conn: AsyncConnection, repository_id: int, root: str) -> 
     return reasons
 
 
+async def outcome_before(conn: AsyncConnection, repository_id: int, root: str) -> tuple[bool, str]:
+    """(admitted, evidence hash) as stored, for whoever holds the row locked."""
+    query = select(verdicts.c.admitted, verdicts.c.evidence_hash).where(
+        verdicts.c.repository_id == repository_id, verdicts.c.root == root
+    )
+    row = (await conn.execute(query)).one()
+    return row.admitted, row.evidence_hash
+
+
+async def lives_elsewhere(conn: AsyncConnection, repository_id: int, root: str) -> bool:
+    """Whether a root is, or is to be, published to other registries than the depot."""
+    found = await conn.scalar(
+        sql_text(
+            """
+            select p.home <> 'depot'
+                or exists (select 1 from sync_rules u
+                            where u.on_admission and u.enabled and u.source = 'depot' and u.project = p.name)
+                or exists (select 1 from placements l join versions v on v.id = l.version_id
+                            where v.repository_id = r.id and v.digest = :root)
+              from repositories r join projects p on p.id = r.project_id
+             where r.id = :repository
+            """
+        ),
+        {"repository": repository_id, "root": root},
+    )
+    return bool(found)
+
+
 async def reasons_of(conn: AsyncConnection, repository_id: int, root: str) -> Sequence[Mapping[str, Any]]:
     """The reasons of a stored verdict, without locking; empty when there is none."""
     query = select(verdicts.c.reasons).where(verdicts.c.repository_id == repository_id, verdicts.c.root == root)

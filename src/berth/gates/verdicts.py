@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
+from berth.db import queue
 from berth.errors import InvalidInput, ManifestUnknown, NotFound
 from berth.gates import queries
 from berth.gates.decide import FOREVER, Facts, Reason, Verdict, decide, evidence_hash
@@ -139,6 +140,7 @@ async def _decide(conn: AsyncConnection, repository_id: int, root: str, now: dat
     facts = await collect(conn, scope, root, stored=stored) if scope is not None else None
     if scope is None or facts is None:
         raise ManifestUnknown(f"{root} is not in this repository.")
+    before = await queries.outcome_before(conn, repository_id, root)
     verdict, counts = _judge(facts, scope.policy, now)
     first = first_admission(stored)
     if first is None and verdict.admitted and counts:
@@ -162,7 +164,21 @@ async def _decide(conn: AsyncConnection, repository_id: int, root: str, now: dat
             fresh=True,
         ),
     )
+    await _send_on(conn, repository_id, root, verdict, before=before)
     return verdict
+
+
+async def _send_on(
+    conn: AsyncConnection, repository_id: int, root: str, verdict: Verdict, *, before: tuple[bool, str]
+) -> None:
+    """Other registries follow: what is admitted goes there, with new evidence too; what turns to deny is withdrawn."""
+    was_admitted, evidence = before
+    if verdict.admitted == was_admitted and (not was_admitted or verdict.evidence_hash == evidence):
+        return
+    if await queries.lives_elsewhere(conn, repository_id, root):
+        job = "publish_version" if verdict.admitted else "withdraw_version"
+        key = f"{job}:{repository_id}:{root}"
+        await queue.defer(conn, job, queue="publish", key=key, repository_id=repository_id, root=root)
 
 
 def _judge(facts: Facts, policy_json: object, now: datetime) -> tuple[Verdict, bool]:

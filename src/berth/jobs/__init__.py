@@ -17,9 +17,13 @@ __all__ = ["JOBS", "JobContext"]
 JOBS: Final[Mapping[str, str]] = {
     "collect_garbage": "berth.jobs.collect_garbage",
     "delete_old_jobs": "berth.jobs.delete_old_jobs",
+    "publish_version": "berth.jobs.publish_version",
     "remove_stale_uploads": "berth.jobs.remove_stale_uploads",
     "rescan_due": "berth.jobs.rescan_due",
     "retry_stalled_jobs": "berth.jobs.retry_stalled_jobs",
+    "run_sync": "berth.jobs.run_sync",
     "scan_vulnerabilities": "berth.jobs.scan_vulnerabilities",
     "scan_weights": "berth.jobs.scan_weights",
+    "schedule_sync": "berth.jobs.schedule_sync",
+    "withdraw_version": "berth.jobs.withdraw_version",
 }

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from berth.adapters.stores.contract import BlobStore
     from berth.db.engine import Database
     from berth.settings import ServiceSettings
+    from berth.sync.places import RegistryDirectory
 
 
 def utc_now() -> datetime:
@@ -21,7 +22,10 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class JobContext:
-    """Handed to every `run`. The clock is a field, so that tests set the time."""
+    """Handed to every `run`. The clock is a field, so that tests set the time.
+
+    `registries` opens other registries by name; without it jobs know the depot only.
+    """
 
     db: Database
     store: BlobStore
@@ -29,3 +33,11 @@ class JobContext:
     weight_scanner: WeightScanner
     settings: ServiceSettings
     now: Callable[[], datetime] = utc_now
+    registries: RegistryDirectory | None = None
+
+    @property
+    def places(self) -> RegistryDirectory:
+        """What opens a registry by its name, the depot included."""
+        from berth.sync.places import Places
+
+        return self.registries or Places(self.db, self.store, clock=self.now)

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from berth.adapters.registries.contract import Registry
+from berth.adapters.registries.contract import Limited, Registry
 from berth.errors import (
     BlobUnknownToManifest,
     Conflict,
@@ -99,6 +99,7 @@ async def copy_version(
 
     Raises:
         Conflict: the target has other bytes under `tag`; nothing was changed there. Cancelled: asked to stop.
+        NameInvalid, TooLarge: the target takes no such name or size; nothing was sent.
         ManifestUnknown, BlobUnknown: the source lacks something. IntegrityError: bytes do not match their digest.
         RemoteError, Unavailable, TooManyRequests: either side failed, also when tried again.
     """
@@ -188,6 +189,9 @@ class _Copy:
             for blob in node.manifest.blobs():
                 if blob.media_type not in types.FOREIGN_LAYER_TYPES:
                     wanted.setdefault(blob.digest, blob)
+        if isinstance(self.target, Limited):
+            bodies = [Descriptor(n.manifest.media_type, n.digest, len(n.manifest.body)) for n in missing]
+            self.target.check_content(self.target_repository, None, [*wanted.values(), *bodies])
         await self._bring_blobs(list(wanted.values()))
         for node in missing:
             await self._wanted()

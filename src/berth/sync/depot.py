@@ -213,7 +213,7 @@ class DepotRegistry:
         )
 
     async def listed(self, project: str, *, repository: str | None = None) -> list[Listed]:
-        """Every tag of a project (or of one repository of it) with its verdict, labels and aliases, and the numbers of its deleted versions."""
+        """Every tag of a project, or of one repository of it, and the numbers of its deleted versions."""
         now = self._clock()
         async with self._db.reading() as conn:
             rows = await queries.depot_tags(conn, project, repository=repository, now=now)

@@ -30,7 +30,7 @@ class Limits:
         attempts: how often a blob or manifest is tried when the failure may pass.
     """
 
-    blobs: int = 4
+    blobs: int = 6
     bytes_per_second: int | None = None
     attempts: int = 4
 

@@ -12,9 +12,8 @@ from berth.adapters.stores.contract import BlobStore
 from berth.db.engine import Database
 from berth.errors import Forbidden, InvalidInput, NotFound
 from berth.sync.depot import DepotRegistry
+from berth.sync.rules import DEPOT, FOLDER
 
-DEPOT: Final = "depot"
-FOLDER: Final = "folder:"
 # Who is recorded as pusher of what a rule brings in.
 PRINCIPAL: Final = "sync"
 

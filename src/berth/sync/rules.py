@@ -14,8 +14,11 @@ from berth.errors import InvalidInput, NameInvalid
 from berth.oci.reference import check_project
 from berth.oci.version import SemVer, matches
 from berth.sync.flow import Limits
-from berth.sync.places import DEPOT, FOLDER
 from berth.sync.plan import DELETE_POLICIES, DIRECTIONS, DeletePolicy, Direction, Terms, Window
+
+# Names of places that no table holds: our own store, and (for the machine's administrator) a folder.
+DEPOT: Final = "depot"
+FOLDER: Final = "folder:"
 
 _RULE_NAME: Final = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _WINDOW: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")

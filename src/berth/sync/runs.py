@@ -12,20 +12,22 @@ from datetime import datetime
 from typing import Final
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berth.adapters.registries.contract import Registry
+from berth.db import queue
 from berth.db.engine import Database
-from berth.errors import BerthError, Conflict, NotFound, Unavailable
+from berth.errors import BerthError, Conflict, Unavailable
 from berth.sync import queries
 from berth.sync.copy import again, copy_version
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, first
 from berth.sync.listing import all_tags, compared
-from berth.sync.places import DEPOT, RegistryDirectory
+from berth.sync.places import RegistryDirectory
 from berth.sync.plan import Terms, plan
 from berth.sync.publishing import record
 from berth.sync.queries import ItemRow
-from berth.sync.rules import Rule, limits_of, read_terms
+from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 
 BEAT_SECONDS: Final = 2.0
 # Models that are copied side by side; the versions of one come one after the other, lowest first.
@@ -258,7 +260,7 @@ class _Run:
                 await self._close_items(conn)
             await queries.end_run(conn, self._run_id, state=state, error=error, now=self._now())
 
-    async def _close_items(self, conn: queries.AsyncConnection) -> None:
+    async def _close_items(self, conn: AsyncConnection) -> None:
         run = await queries.run_by_id(conn, self._run_id)
         if run is not None and run.kind == "run":
             await queries.close_items(conn, self._run_id, error="The run ended before its turn.")
@@ -278,10 +280,8 @@ class _ItemJournal:
         await self._run.sent(self._item_id, size)
 
 
-async def start(
-    conn: queries.AsyncConnection, rule: Rule, *, kind: str, by: str, defer: Callable[[int], Awaitable[None]]
-) -> int:
-    """Put a run (or a plan) of a rule on its way; returns its number.
+async def start(conn: AsyncConnection, rule: Rule, *, kind: str, by: str) -> int:
+    """Put a run (or a plan) of a rule on the queue; returns its number.
 
     Raises:
         Conflict: a run of this rule is under way.
@@ -291,10 +291,10 @@ async def start(
         raise Conflict(
             f"A run of '{rule.name}' is under way.", hint=f"berth sync status {rule.name} shows how far it is."
         )
-    await defer(run_id)
+    await enqueue(conn, run_id)
     return run_id
 
 
-def missing_rule(name: str) -> NotFound:
-    """The answer for a rule that is not there, or that the caller may not know of."""
-    return NotFound(f"There is no rule '{name[:128]}'.", hint="berth sync rule ls shows those you may see.")
+async def enqueue(conn: AsyncConnection, run_id: int) -> None:
+    """Have a worker take up a run; once, however often it is asked."""
+    await queue.defer(conn, "run_sync", queue="publish", key=f"run_sync:{run_id}", run_id=run_id)

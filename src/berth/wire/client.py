@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from berth.wire.retry import RETRYABLE_STATUS, RetryPolicy, retry_after
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SHORT = 64 * 1024
 _TOKEN_ANSWER_LIMIT = 1024 * 1024
 # A body that can be sent again: each call starts it from the beginning.
 BodyFactory = Callable[[], AsyncIterator[bytes]]
@@ -132,6 +133,7 @@ class RegistryClient:
         response = await self._settled(method, url, expect, scopes, dict(headers or {}), body, repeat)
         try:
             yield response
+            await _read_out(response)
         finally:
             await response.aclose()
 
@@ -266,6 +268,17 @@ def registry_origin(url: str, *, insecure: bool = False) -> httpx.URL:
             hint="Use https, or say explicitly that this registry may be insecure.",
         )
     return httpx.URL(f"{parts.scheme}://{parts.netloc.lower()}")
+
+
+async def _read_out(response: httpx.Response) -> None:
+    """Reads what nobody wanted of a short answer: a connection is used again only when its answer was read."""
+    length = response.headers.get("content-length", "")
+    short = response.request.method == "HEAD" or (length.isascii() and length.isdigit() and int(length) <= _SHORT)
+    if response.is_stream_consumed or not (short or response.status_code == 204):
+        return
+    with suppress(httpx.TransportError):  # what matters has been read
+        async for _ in response.aiter_raw():
+            pass
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:

@@ -36,6 +36,11 @@ async def ls(
     return [d for d in unique.values() if artifact_type is None or d.artifact_type in (artifact_type, None)]
 
 
+async def ls_by_api(client: RegistryClient, repository: str, digest: str) -> list[Descriptor] | None:
+    """What the referrers API names; None where there is no such API."""
+    return await _by_api(client, repository, digest)
+
+
 async def ls_by_tag(client: RegistryClient, repository: str, digest: str) -> list[Descriptor]:
     """What the index under the fallback tag names, for registries whose API is missing or does not know everything."""
     return await _by_tag(client, repository, digest)

@@ -136,9 +136,15 @@ def test_where_names_the_digest(cli: Cli, service: Service) -> None:
         200,
         {"version": "1.0.0+gpu", "digest": DIGEST},
     )
+    places = [{"registry": "hub", "repository": "ml/demo", "state": "exposed", "error": "Tags stay there."}]
+    service.answers["GET /api/v1/projects/ml/models/demo/versions/1.0.0%2Bgpu/placements"] = (
+        200,
+        {"items": places, "next": None},
+    )
     host = service.url.removeprefix("http://")
     assert cli("xumi", "where", "ml/demo:production").out == f"{host}/ml/demo@{DIGEST}\n"
-    assert cli("xumi", "where", "ml/demo:production", "-o", "json").json["tagged"] == f"{host}/ml/demo:1.0.0_gpu"
+    told = cli("xumi", "where", "ml/demo:production", "-o", "json").json
+    assert (told["tagged"], told["placements"]) == (f"{host}/ml/demo:1.0.0_gpu", places)
 
 
 def test_a_key_pair_is_made_once(cli: Cli, tmp_path: Path) -> None:

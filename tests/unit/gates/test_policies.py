@@ -145,3 +145,11 @@ def test_hashes_are_sha256_of_canonical_json() -> None:
     # printf '{"a":[1,"\\u00e9"],"b":null}' | sha256sum
     expected = "e6ad993c7a569e941cdd65aa57c817cb74d20d9877b15dfc8cc0ac151c74785d"
     assert canonical_hash({"b": None, "a": [1, "é"]}) == expected
+
+
+@pytest.mark.parametrize(
+    "policy", [{"preset": "strict", "admit_everything": True}, {"preset": "open", "admit_everything": False}]
+)
+def test_a_preset_means_what_it_says(policy: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match="admit everything"):
+        from_json(policy)

@@ -12,4 +12,13 @@ REGISTRIES: dict[str, str] = {
     "folder": f"{_HERE}.folder:FolderRegistry",
     "distribution": f"{_HERE}.distribution:DistributionRegistry",
     "berth": f"{_HERE}.distribution:BerthRegistry",
+    "harbor": f"{_HERE}.harbor:HarborRegistry",
+    "acr": f"{_HERE}.acr:AcrRegistry",
+    "ecr": f"{_HERE}.ecr:EcrRegistry",
+    "google": f"{_HERE}.google:GoogleRegistry",
+    "gitlab": f"{_HERE}.gitlab:GitLabRegistry",
+    "ghcr": f"{_HERE}.ghcr:GhcrRegistry",
+    "hub": f"{_HERE}.hub:HubRegistry",
+    "quay": f"{_HERE}.quay:QuayRegistry",
+    "zot": f"{_HERE}.zot:ZotRegistry",
 }

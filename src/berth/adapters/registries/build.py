@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from berth.adapters.registries import REGISTRIES
 from berth.adapters.registries.contract import Capabilities, Kind, Registry, RegistrySettings
-from berth.adapters.registries.distribution import DistributionRegistry
+from berth.adapters.registries.distribution import DistributionRegistry, capabilities_of
 from berth.adapters.registries.folder import FolderRegistry
 from berth.adapters.registries.names import RULES, Names
 from berth.adapters.registries.probe import probe_registry
+from berth.adapters.registries.rest import place_of as interface_of
 from berth.errors import InvalidInput, RemoteError, Unsupported
 from berth.wire.client import registry_origin
 from berth.wire.retry import RetryPolicy
 
 FOLDER = Kind("folder", "A folder of OCI image layouts", FolderRegistry.capabilities)
 OWN = frozenset({"depot"})
+FLAGS = frozenset({"flat", "insecure", "allow_private", "create_projects"})
 
 
 class Registries:
@@ -49,9 +52,16 @@ class Registries:
             raise InvalidInput(
                 f"{settings.kind} knows no option '{unknown[0]}'.", hint=f"Options are: {', '.join(kind.options)}."
             )
-        for flag in ("flat", "insecure", "allow_private"):
-            settings.flag(flag)
-        settings.words("realm_hosts")
+        for option in settings.options:
+            if option in FLAGS:
+                settings.flag(option)
+            elif option == "realm_hosts":
+                settings.words(option)
+            elif option != "capabilities":
+                settings.text(option)
+        capabilities_of(kind, settings)
+        if (api := settings.text("api_url")) is not None:
+            interface_of(api, settings)
         registry_origin(settings.url, insecure=settings.flag("insecure"))
         Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
         _class(settings.kind).check(settings)
@@ -63,7 +73,8 @@ class Registries:
         return _class(settings.kind)(settings, retry=self._retry)
 
     async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
-        registry = self.open(settings)
+        # From the defaults on: what one probe was not allowed to see, the next one asks again.
+        registry = self.open(replace(settings, capabilities=None))
         try:
             if isinstance(registry, DistributionRegistry):
                 return await probe_registry(registry, repository=repository)

@@ -39,6 +39,7 @@ class Capabilities:
         oci_subject: it answers `OCI-Subject` when it has filed a manifest as a referrer.
         largest_manifest: bytes, None when not known.
         scan: it scans by itself and tells what it found.
+        last_tag_takes_content: `delete_tag` is DESTRUCTIVE for the last tag of a manifest: the content goes with it.
     """
 
     referrers: bool = True
@@ -52,6 +53,7 @@ class Capabilities:
     oci_subject: bool = True
     largest_manifest: int | None = None
     scan: bool = False
+    last_tag_takes_content: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "notes": list(self.notes)}
@@ -127,7 +129,10 @@ class Registry(Protocol):
         ...
 
     async def delete_tag(self, repository: str, tag: str) -> bool:
-        """Remove a tag and nothing else; False when there was none. Raises Unsupported without `tag_delete`."""
+        """Remove a tag and nothing else; False when there was none. Raises Unsupported without `tag_delete`.
+
+        Where `last_tag_takes_content` is declared, the last tag of a manifest takes it along.
+        """
         ...
 
     async def delete_manifest(self, repository: str, digest: str) -> bool:

@@ -6,14 +6,13 @@ optional. Repositories of the callers are `project/name`; only this file and sub
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from dataclasses import asdict
 from typing import ClassVar
 
-import httpx
-
 from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings, Stat
+from berth.adapters.registries.lists import Lists
 from berth.adapters.registries.names import LIMITS, RULES, Limits, Names
 from berth.errors import (
     Conflict,
@@ -39,10 +38,8 @@ from berth.wire import manifests as wire_manifests
 from berth.wire.auth import ANONYMOUS, Credential, CredentialSource
 from berth.wire.client import RegistryClient
 from berth.wire.retry import RetryPolicy
-from berth.wire.tags import bounded_body, next_link
 from berth.wire.uploads import Upload
 
-_LIST_LIMIT = 32 * 1024 * 1024
 _NO_CONTENT = "application/vnd.berth.removed-tag.v1+json"
 
 COMMON_OPTIONS = {
@@ -65,17 +62,18 @@ class DistributionRegistry:
     KIND: ClassVar[Kind] = Kind(
         "distribution",
         "CNCF Distribution, or any other OCI registry",
-        # registries.md §3: no referrers API; deletion where it is switched on.
+        # No referrers API; deletion where it is switched on.
         Capabilities(referrers=False, oci_subject=False),
         COMMON_OPTIONS,
     )
-    REALM_HOSTS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: RegistrySettings, *, retry: RetryPolicy | None = None) -> None:
         self.settings = settings
         self.capabilities = capabilities_of(self.KIND, settings)
         self.names = Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
         self.retry = retry or RetryPolicy()
+        # Until somebody has asked it, a registry that is not known to list referrers may do so all the same.
+        self._probed = settings.capabilities is not None
         source = self.credential_source()
         self.client = RegistryClient(
             settings.url,
@@ -83,10 +81,11 @@ class DistributionRegistry:
             credential_source=source,
             insecure=settings.flag("insecure"),
             allow_private=settings.flag("allow_private"),
-            realm_hosts=(*self.REALM_HOSTS, *settings.words("realm_hosts")),
+            realm_hosts=(*self.realm_hosts(), *settings.words("realm_hosts")),
             retry=self.retry,
             scope=self.scope,
         )
+        self._lists = Lists(self.client)
 
     # ---- what subclasses change
 
@@ -105,6 +104,10 @@ class DistributionRegistry:
         """For credentials that end by themselves."""
         return None
 
+    def realm_hosts(self) -> Sequence[str]:
+        """Hosts whose token service belongs to this registry."""
+        return ()
+
     def scope(self, scope: str) -> str:
         """The token scope to ask for instead of `scope`."""
         return scope
@@ -114,39 +117,16 @@ class DistributionRegistry:
     async def repositories(self, *, after: str | None = None, limit: int = 100) -> Page[str]:
         if not self.capabilities.list_repositories:
             raise Unsupported(f"{self.settings.name} does not tell which repositories it has.")
-        url = self._listing("_catalog", after=after, limit=limit)
-        found, following = await self._list(
-            url, "repositories", frozenset({"registry:catalog:*"}), after=after, limit=limit
-        )
+        scopes = frozenset({"registry:catalog:*"})
+        found, following = await self._lists.page("_catalog", "repositories", scopes, after=after, limit=limit)
         return Page([name for name in map(self.names.inward, found) if name is not None], following)
 
     async def tags(self, repository: str, *, after: str | None = None, limit: int = 100) -> Page[str]:
-        name = self.names.outward(repository)
-        url = self._listing(f"{name}/tags/list", after=after, limit=limit)
+        name, scopes = self.names.outward(repository), blobs.pull_scope(self.names.outward(repository))
         try:
-            return Page(*await self._list(url, "tags", blobs.pull_scope(name), after=after, limit=limit))
+            return Page(*await self._lists.page(f"{name}/tags/list", "tags", scopes, after=after, limit=limit))
         except NotFound:
             return Page([])
-
-    def _listing(self, path: str, *, after: str | None, limit: int) -> httpx.URL:
-        if after is not None and after.startswith("/"):  # where the page before said that it goes on
-            return self.client.origin.copy_with(raw_path=after.encode("ascii"))
-        query = httpx.QueryParams({"n": str(limit), **({"last": after} if after is not None else {})})
-        return self.client.origin.copy_with(raw_path=f"/v2/{path}?{query}".encode("ascii"))
-
-    async def _list(
-        self, url: httpx.URL, key: str, scopes: frozenset[str], *, after: str | None, limit: int
-    ) -> tuple[list[str], str | None]:
-        """One page and what continues it: a link, or the last name where a registry knows only `last`."""
-        async with self.client.exchange("GET", url, expect=(200,), scopes=scopes) as response:
-            found = _names_in(await bounded_body(response, _LIST_LIMIT), key, self.client.host)
-            link = next_link(self.client, response)
-        # Old registries know neither `n` nor `last` and answer everything each time (Distribution 2.8 for tags).
-        if after in found:
-            found = found[found.index(after) + 1 :]
-        if link is not None and len(found) <= limit:
-            return found, link.raw_path.decode("ascii")
-        return found[:limit], found[limit - 1] if len(found) >= limit else None
 
     # ---- reading
 
@@ -234,7 +214,10 @@ class DistributionRegistry:
             return False
         if self.capabilities.tag_delete:
             try:
-                return await wire_manifests.delete(self.client, name, tag)
+                if await wire_manifests.delete(self.client, name, tag):
+                    return True
+                if await wire_manifests.head(self.client, name, tag) is None:
+                    return False  # somebody else was faster
             except RemoteAuthError:
                 raise
             except (Unsupported, InvalidInput, RemoteError) as error:
@@ -290,12 +273,15 @@ class DistributionRegistry:
 
     async def referrers(self, repository: str, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
         name = self.names.outward(repository)
-        try:
-            found = {d.digest: d for d in await referrers.ls(self.client, name, digest)}
-        except InvalidInput:  # Quay answers 400 where the subject is missing
-            found = {}
-        if not self.capabilities.referrers:
-            found |= {d.digest: d for d in await referrers.ls_by_tag(self.client, name, digest)}
+        listed: list[Descriptor] | None = None
+        if self.capabilities.referrers or not self._probed:
+            try:
+                listed = await referrers.ls_by_api(self.client, name, digest)
+            except InvalidInput:  # Quay answers 400 where the subject is missing
+                listed = []
+        if listed is None or not self.capabilities.referrers:
+            listed = [*(listed or ()), *await referrers.ls_by_tag(self.client, name, digest)]
+        found = {d.digest: d for d in listed}
         typed = []
         for entry in found.values():
             if artifact_type is None or entry.artifact_type == artifact_type:
@@ -336,6 +322,14 @@ def capabilities_of(kind: Kind, settings: RegistrySettings) -> Capabilities:
     chosen = settings.options.get("capabilities", {})
     if not isinstance(chosen, dict):
         raise InvalidInput(f"The option 'capabilities' of registry '{settings.name}' must be an object.")
+    defaults = asdict(Capabilities())
+    for key, value in chosen.items():
+        wanted = bool if isinstance(defaults.get(key), bool) else int
+        if key not in defaults or key == "notes" or type(value) is not wanted:
+            raise InvalidInput(
+                f"The option 'capabilities' of registry '{settings.name}' has no such '{key}'.",
+                hint=f"It takes {', '.join(sorted(set(defaults) - {'notes'}))}, with true, false or a number of bytes.",
+            )
     probed = Capabilities.from_json(settings.capabilities or {}, defaults=kind.capabilities)
     return Capabilities.from_json(chosen, defaults=probed)
 
@@ -357,13 +351,3 @@ class _Chunks:
             offset = max(0, offset - len(chunk))
             if rest:
                 yield rest
-
-
-def _names_in(body: bytes, key: str, host: str) -> list[str]:
-    try:
-        found = json.loads(body).get(key) or []
-        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-            raise ValueError(f"{key} is not a list of texts")
-    except (ValueError, AttributeError) as error:
-        raise RemoteError(f"The list of {key} of {host} is unreadable: {error}.") from error
-    return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""How is `project/name:version` called at another registry, and back? Pure rules per kind (registries.md §3).
+"""How is `project/name:version` called at another registry, and back? Pure rules per kind (docs/guides/registries.md).
 
 A mapping is reversible: what `outward` writes, `inward` reads back, and nothing else of that registry reads as ours.
 Flat names join project and model by `__`, which cannot occur in either (their separators are single).
@@ -138,7 +138,7 @@ _HARBOR_PROJECT = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*(?:/.*)?")
 _LETTER_FIRST = re.compile(r"[a-z].*")
 _QUAY = re.compile(r"[a-z0-9][.a-z0-9_-]*(?:/[a-z0-9][.a-z0-9_-]*)*")
 
-# Facts: registries.md §3 (per vendor), §4 (Harbor).
+# Facts: docs/guides/registries.md.
 PLAIN = NameRules("distribution")
 RULES = {
     "distribution": PLAIN,

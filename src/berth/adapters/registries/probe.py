@@ -1,4 +1,4 @@
-"""What can this very registry do? Asked, not believed: versions and switches differ (registries.md §8).
+"""What can this very registry do? Asked, not believed: versions and switches differ (docs/guides/registries.md).
 
 Reading only, unless a repository is named: then small content is pushed there, looked at and removed. What an answer
 leaves open keeps the default of the kind and is noted.
@@ -7,6 +7,7 @@ leaves open keeps the default of the kind and is noted.
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -43,7 +44,7 @@ async def probe_registry(registry: DistributionRegistry, *, repository: str | No
     else:
         notes.append("no repository to look at: referrers and deletion are as expected of this kind, not tried")
     limits = await _rate_limits(registry, repository or (known[0] if known else None))
-    return replace(found, notes=(*notes, *limits))
+    return replace(found, notes=(*dict.fromkeys(notes), *limits))
 
 
 async def _by_reading(
@@ -67,13 +68,12 @@ async def _by_reading(
         else:
             notes.append("referrers: not allowed to ask")
     if type(registry).delete_tag is DistributionRegistry.delete_tag:
-        found = replace(
-            found,
-            tag_delete=await _deletes(registry, name, f"berth-{secrets.token_hex(8)}", found.tag_delete, notes),
-            content_delete=await _deletes(
-                registry, name, "sha256:" + secrets.token_hex(32), found.content_delete, notes
-            ),
-        )
+        tag, digest = f"berth-{secrets.token_hex(8)}", "sha256:" + secrets.token_hex(32)
+        content = await _deletes(registry, name, digest, found.content_delete, notes)
+        native = await _deletes(registry, name, tag, found.tag_delete, notes)
+        if content and not native:
+            notes.append("a tag is given other content, and that is deleted: it has no call to remove a tag")
+        found = replace(found, tag_delete=native or content, content_delete=content)
     return found
 
 
@@ -97,8 +97,8 @@ async def _by_writing(
     """Pushes a blob, a manifest and a referrer, looks what became of them, and removes them where that is possible."""
     name, client = registry.names.outward(repository), registry.client
     salt = secrets.token_hex(8)
-    config = await uploads.put_bytes(client, name, b"{}")
-    layer = await uploads.put_bytes(client, name, f"probe {salt}".encode())
+    config = await _pushed(registry, repository, b"{}")
+    layer = await _pushed(registry, repository, f"probe {salt}".encode())
     project, _, model = repository.partition("/")
     beside = f"{project}/{model}-mounted"
     try:
@@ -137,6 +137,15 @@ async def _by_writing(
         except BerthError as error:
             notes.append(f"left behind in {repository}: {digest} ({error.code})")
     return found
+
+
+async def _pushed(registry: DistributionRegistry, repository: str, content: bytes) -> str:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield content
+
+    digest = digests.of_bytes(content)
+    await registry.push_blob(repository, digest, size=len(content), chunks=chunks())
+    return digest
 
 
 async def _rate_limits(registry: DistributionRegistry, repository: str | None) -> list[str]:

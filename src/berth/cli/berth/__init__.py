@@ -80,10 +80,31 @@ COMMANDS = Branch(
             {
                 "kinds": Leaf(f"{_HERE}.registry:kinds", "List the kinds of registries and their options."),
                 "add": Leaf(f"{_HERE}.registry:add", "Make a registry known."),
+                "set": Leaf(f"{_HERE}.registry:set_", "Change a registry's address, password or options."),
                 "ls": Leaf(f"{_HERE}.registry:ls", "List the known registries."),
                 "show": Leaf(f"{_HERE}.registry:show", "Show one registry and what it can do."),
                 "rm": Leaf(f"{_HERE}.registry:rm", "Forget a registry; what lives there stays there."),
                 "probe": Leaf(f"{_HERE}.registry:probe", "Ask a registry what it can do."),
+            },
+        ),
+        "sync": Branch(
+            "Copying between registries: by rule, by schedule, or at once.",
+            {
+                "rule": Branch(
+                    "Rules: what is copied from where to where.",
+                    {
+                        "add": Leaf(f"{_HERE}.sync:rule_add", "Add a rule."),
+                        "ls": Leaf(f"{_HERE}.sync:rule_ls", "List the rules you may see."),
+                        "show": Leaf(f"{_HERE}.sync:rule_show", "Show one rule."),
+                        "enable": Leaf(f"{_HERE}.sync:rule_enable", "Have a rule follow its schedule again."),
+                        "disable": Leaf(f"{_HERE}.sync:rule_disable", "Keep a rule, but leave its schedule alone."),
+                        "rm": Leaf(f"{_HERE}.sync:rule_rm", "Remove a rule; what it copied stays."),
+                    },
+                ),
+                "plan": Leaf(f"{_HERE}.sync:plan", "Show what a rule would do, and where its places differ."),
+                "run": Leaf(f"{_HERE}.sync:run", "Carry out a rule now."),
+                "status": Leaf(f"{_HERE}.sync:status", "Show the runs of a rule, or one run with its items."),
+                "cancel": Leaf(f"{_HERE}.sync:cancel", "Stop a run."),
             },
         ),
         "audit": Branch(

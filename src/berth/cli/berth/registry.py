@@ -45,15 +45,36 @@ def add(
     options |= {"prefix": prefix} if prefix is not None else {}
     flags = {"flat": flat, "insecure": insecure, "allow_private": allow_private}
     options |= {key: True for key, value in flags.items() if value}
-    secret = None
-    if password_stdin:
-        secret = sys.stdin.read().rstrip("\r\n")
-        if not secret:
-            raise InvalidInput("Standard input held no password.", hint='printf %s "$PASSWORD" | berth registry add …')
+    secret = _password() if password_stdin else None
     with Berth.from_settings() as berth:
         answer = berth.registries.add(name, kind=kind, url=url, username=username, secret=secret, options=options)
     out = Output(output)
     out.result(answer, f"Added registry {name}.")
+    out.step(f"See what it can do: berth registry probe {name}")
+
+
+def set_(
+    name: Name,
+    url: Annotated[str | None, typer.Option("--url", help="New address; needs the password again.")] = None,
+    username: Annotated[str | None, typer.Option("--username", help="New user.")] = None,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read a new password or token from standard input.")
+    ] = False,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="KEY=VALUE, as for add; KEY= takes an option away.")
+    ] = None,
+    output: OutputOption = Format.text,
+) -> None:
+    """Change a registry's address, password or options."""
+    secret = _password() if password_stdin else None
+    with Berth.from_settings() as berth:
+        options: dict[str, Any] | None = None
+        if option:
+            options = {**berth.registries.show(name)["options"], **dict(_option(text) for text in option)}
+            options = {key: value for key, value in options.items() if value != ""}
+        answer = berth.registries.change(name, url=url, username=username, secret=secret, options=options)
+    out = Output(output)
+    out.result(answer, f"Changed registry {name}.")
     out.step(f"See what it can do: berth registry probe {name}")
 
 
@@ -96,6 +117,13 @@ def probe(
     if not out.json:
         for note in notes:
             out.note(f"note: {note}")
+
+
+def _password() -> str:
+    secret = sys.stdin.read().rstrip("\r\n")
+    if not secret:
+        raise InvalidInput("Standard input held no password.", hint='printf %s "$PASSWORD" | berth registry …')
+    return secret
 
 
 def _option(text: str) -> tuple[str, Any]:

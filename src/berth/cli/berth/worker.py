@@ -27,6 +27,8 @@ def worker(
     database_url = database_needed(settings)
 
     with quick_imports():
+        import uvloop
+
         from berth import telemetry, wiring
 
         wiring.preload("worker")
@@ -45,7 +47,8 @@ def worker(
         await runner.work(database_url, context, stop=stop, queues=queue, concurrency=settings.worker_concurrency)
 
     supervisor.wait_for_go()
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(main())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from berth.server.api import (
     models,
     projects,
     registries,
+    sync,
     tokens,
     users,
     verdicts,
@@ -44,6 +45,7 @@ RESOURCES: Final[tuple[APIRouter, ...]] = (
     evidence.router,
     approvals.router,
     aliases.router,
+    sync.router,
     audit.router,
     registries.router,
 )

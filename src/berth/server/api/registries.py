@@ -70,6 +70,17 @@ class NewRegistry(BaseModel):
     )
 
 
+class RegistryChange(BaseModel):
+    """What is left out stays; `options` replaces all of them."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    url: Text | None = Field(None, max_length=1000)
+    username: Text | None = Field(None, max_length=1000)
+    secret: SecretStr | None = Field(None, max_length=100_000)
+    options: Annotated[dict[str, Any], AfterValidator(storable)] | None = None
+
+
 class Probe(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -117,7 +128,29 @@ async def show(request: Request, name: str) -> KnownRegistry:
         return _shown(await access_registries.registry_named(call.conn, name))
 
 
-@router.delete("/registries/{name}", status_code=204, **operation(ACTION, "removeRegistry", "Forget a registry"))
+@router.patch("/registries/{name}", **operation(ACTION, "changeRegistry", "Change a registry", conflict=True))
+async def change(request: Request, name: str, body: RegistryChange) -> KnownRegistry:
+    """Its address, credentials or options. A new address needs the credentials again."""
+    async with acting(request) as call:
+        row = await access_registries.change_registry(
+            call.conn,
+            call.actor,
+            _factory(call.services),
+            _sealer(call.services),
+            name=name,
+            url=body.url,
+            username=body.username,
+            secret=None if body.secret is None else body.secret.get_secret_value(),
+            options=body.options,
+        )
+        return _shown(row)
+
+
+@router.delete(
+    "/registries/{name}",
+    status_code=204,
+    **operation(ACTION, "removeRegistry", "Forget a registry", conflict=True),
+)
 async def remove(request: Request, name: str) -> Response:
     """What lives there stays there."""
     async with acting(request) as call:

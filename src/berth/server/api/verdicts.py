@@ -10,9 +10,11 @@ from pydantic import BaseModel, Field
 
 from berth.gates import verdicts as gates
 from berth.gates.decide import FOREVER
-from berth.server.api.addressed import addressed, reasons_of
-from berth.server.api.calls import acting
+from berth.oci.version import to_tag
+from berth.server.api.addressed import Addressed, addressed, reasons_of
+from berth.server.api.calls import Call, acting
 from berth.server.api.operations import operation, resource
+from berth.sync.publishing import queries as placing
 
 router = resource("verdicts")
 
@@ -48,10 +50,23 @@ async def show(request: Request, project: str, model: str, ref: str) -> Verdict:
             version=place.version.version,
             digest=place.version.digest,
             verdict="allow" if row.admitted else "deny",
-            reasons=reasons_of(row),
+            reasons=reasons_of(row) + ([] if row.admitted else await _exposed(call, place)),
             valid_until=None if row.valid_until is None or row.valid_until >= FOREVER else row.valid_until,
             decided_at=row.decided_at,
             policy_hash=row.policy_hash,
             trust_hash=row.trust_hash,
             evidence_hash=row.evidence_hash,
         )
+
+
+async def _exposed(call: Call, place: Addressed) -> list[dict[str, Any]]:
+    """Where a denied version can still be had: its withdrawal failed, or the policy leaves it there."""
+    rows = await placing.placements_of(call.conn, place.repository.id, place.version.digest)
+    return [
+        {
+            "code": "exposed",
+            "message": f"Exposed at {row.registry} as {row.repository}:{to_tag(row.version)}. {row.error or ''}",
+        }
+        for row in rows
+        if row.state == "exposed"
+    ]

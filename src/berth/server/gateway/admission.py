@@ -6,6 +6,7 @@ that ran out is decided again, evidence rides on its subject, and quarantine ope
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from berth.server.gateway.queries import BlobFacts, ManifestFacts
 
 MAX_ROOTS = 100
 CONFIG_LIMIT = 4 << 20
+MAX_HOLDERS = 200
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,13 @@ async def permit_manifest(exchange: Exchange, actor: Actor, repository: str, fac
     raise await _denied(exchange, actor, repository, facts.digest, reasons)
 
 
-async def permit_blob(exchange: Exchange, actor: Actor, repository: str, facts: BlobFacts) -> Leave:
-    """Raise Denied unless the actor may read this blob now; reading a quarantined one is audited."""
+async def permit_blob(
+    exchange: Exchange, actor: Actor, repository: str, facts: BlobFacts, *, documents: bool = True
+) -> Leave:
+    """Raise Denied unless the actor may read this blob now; reading a quarantined one is audited.
+
+    `documents` lets developers read quarantined configs and evidence; a mount is not allowed on that ground.
+    """
     if facts.admitted or (facts.open_project and not facts.versioned):
         return Leave()
     project = _project(repository)
@@ -72,7 +79,8 @@ async def permit_blob(exchange: Exchange, actor: Actor, repository: str, facts: 
                 detail={},
             )
             return Leave(quarantined=True)
-        if decide(actor, "quarantine.manifest.read", project).allowed and (subjects or await _is_config(conn, facts)):
+        insider = documents and decide(actor, "quarantine.manifest.read", project).allowed
+        if insider and (subjects or await _is_config(exchange, conn, facts)):
             return Leave(quarantined=True)
     raise await _denied(exchange, actor, repository, facts.digest, reasons)
 
@@ -96,17 +104,25 @@ async def _ask(
     return False, reasons
 
 
-async def _is_config(conn: AsyncConnection, facts: BlobFacts) -> bool:
+async def _is_config(exchange: Exchange, conn: AsyncConnection, facts: BlobFacts) -> bool:
+    """True for a small JSON document that manifests here name as config and none names as layer."""
     if facts.size > CONFIG_LIMIT:
         return False
-    for body in await queries.direct_holders(conn, facts.repository_id, facts.digest):
+    bodies = await queries.direct_holders(conn, facts.repository_id, facts.digest, limit=MAX_HOLDERS + 1)
+    if not bodies or len(bodies) > MAX_HOLDERS:
+        return False
+    for body in bodies:
         try:
             parsed = manifests.parse(body)
         except ManifestInvalid:
-            continue
-        if parsed.config is not None and parsed.config.digest == facts.digest:
-            return all(layer.digest != facts.digest for layer in parsed.layers)
-    return False
+            return False
+        if any(layer.digest == facts.digest for layer in parsed.layers):
+            return False
+    try:
+        document = json.loads(await exchange.services.store.read_all(facts.location, limit=CONFIG_LIMIT))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict)
 
 
 async def _denied(

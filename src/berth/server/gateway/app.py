@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from berth.errors import BerthError, NameInvalid, NameUnknown
+from berth.errors import BerthError, InvalidInput, NameInvalid, NameUnknown
 from berth.oci import reference
 from berth.server.gateway import HANDLERS
 from berth.server.gateway.answers import render_error
@@ -55,6 +55,8 @@ class Gateway:
             await render_error(exchange, error)
 
     async def _dispatch(self, exchange: Exchange) -> None:
+        if "\0" in exchange.path or any("\0" in value for _, value in exchange.query):
+            raise InvalidInput("The request holds a NUL character.")
         for route, pattern in _ROUTES:
             match = pattern.fullmatch(exchange.path)
             if match is None:

@@ -29,7 +29,8 @@ async def catalog(exchange: Exchange) -> None:
     """Repositories in name order, paged by `n` and `last`."""
     if exchange.method not in ("GET", "HEAD"):
         raise Unsupported(f"{exchange.method} is not possible here.")
-    limit = page_size(exchange, MAX_PAGE) or PAGE
+    wanted = page_size(exchange, MAX_PAGE)
+    limit = PAGE if wanted is None else wanted
     async with exchange.services.db.reading() as conn:
         actor = await actor_of(exchange, conn)
         if actor.anonymous:
@@ -39,7 +40,8 @@ async def catalog(exchange: Exchange) -> None:
     headers = {"Content-Type": "application/json"}
     if len(names) > limit:
         names = names[:limit]
-        headers["Link"] = f'</v2/_catalog?n={limit}&last={names[-1]}>; rel="next"'
+        if names:
+            headers["Link"] = f'</v2/_catalog?n={limit}&last={names[-1]}>; rel="next"'
     await exchange.answer(200, headers, json.dumps({"repositories": names}).encode())
 
 

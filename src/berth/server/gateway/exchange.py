@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -12,6 +13,9 @@ from berth.server.services import Services
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
+
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
 
 
 class SenderGone(ConnectionError):
@@ -51,7 +55,9 @@ class Exchange:
         """Scheme and host as the client sees them, without a trailing slash."""
         if self.services.settings.external_url:
             return self.services.settings.external_url.rstrip("/")
-        return f"{self._scheme}://{self.headers.get('host', 'localhost')}"
+        host = self.headers.get("host", "localhost")
+        # It ends inside quotes in a header: nothing but a host and a port may.
+        return f"{self._scheme}://{host if _HOST.fullmatch(host) else 'localhost'}"
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body piece by piece. Raises SenderGone (a ConnectionError) when the client disappears mid-body."""

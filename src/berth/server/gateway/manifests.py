@@ -14,6 +14,7 @@ from berth.oci import digest as digests
 from berth.oci import manifest as manifests
 from berth.oci import reference as references
 from berth.oci.manifest import Manifest
+from berth.oci.version import is_virtual_tag
 from berth.server.gateway import queries
 from berth.server.gateway.admission import admitted_root, permit_manifest
 from berth.server.gateway.authenticate import actor_of, known, lookup_of, require, unknown_name
@@ -55,7 +56,11 @@ async def _read(exchange: Exchange) -> None:
     if facts is None and not by_digest:
         facts = await _by_name(exchange, name, wanted)
     if facts is None:
-        raise ManifestUnknown(f"{name} has no manifest '{wanted}'.")
+        virtual = not by_digest and is_virtual_tag(wanted)
+        raise ManifestUnknown(
+            f"{name} has no manifest '{wanted}'.",
+            hint=f"'{wanted}' means the highest admitted version, and none is admitted." if virtual else None,
+        )
     leave = await permit_manifest(exchange, actor, name, facts)
     headers = {
         "Content-Type": facts.media_type,

@@ -29,7 +29,7 @@ async def mount(exchange: Exchange, actor: Actor, name: str, digest: str, *, sou
     if facts is None:
         return False
     try:
-        await permit_blob(exchange, actor, source, facts)
+        await permit_blob(exchange, actor, source, facts, documents=False)
     except Denied:
         return False
     lease = now + timedelta(seconds=exchange.services.settings.blob_lease_seconds)

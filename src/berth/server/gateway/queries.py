@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from berth.access.authenticate import Lookup
 from berth.access.decide import Actor
 from berth.access.queries import actor_of_row
+from berth.oci.digest import EMPTY_JSON
 
 
 @dataclass(frozen=True)
@@ -199,21 +200,25 @@ async def evidence_subjects(conn: AsyncConnection, repository_id: int, digest: s
         text(
             "select distinct rm.evidence_for from closure c join repository_manifests rm "
             "on rm.repository_id = c.repository_id and rm.digest = c.root "
-            "where c.repository_id = :repository and c.digest = :digest and rm.evidence_for is not null limit 20"
+            "where c.repository_id = :repository and c.digest = :digest and rm.evidence_for is not null "
+            # What content of its own holds too does not leave on the evidence's ticket; the empty config may.
+            "and (:digest = :empty or not exists (select 1 from closure d join repository_manifests dm "
+            "on dm.repository_id = d.repository_id and dm.digest = d.root and dm.evidence_for is null "
+            "where d.repository_id = :repository and d.digest = :digest)) limit 20"
         ),
-        {"repository": repository_id, "digest": digest},
+        {"repository": repository_id, "digest": digest, "empty": EMPTY_JSON},
     )
     return list(rows)
 
 
-async def direct_holders(conn: AsyncConnection, repository_id: int, digest: str) -> list[bytes]:
+async def direct_holders(conn: AsyncConnection, repository_id: int, digest: str, *, limit: int) -> list[bytes]:
     """Bodies of image manifests whose closure holds a blob, to tell a config from a layer."""
     rows = await conn.scalars(
         text(
             "select m.body from closure c join manifests m on m.digest = c.root and m.role <> 'index' "
-            "where c.repository_id = :repository and c.digest = :digest limit 20"
+            "where c.repository_id = :repository and c.digest = :digest limit :limit"
         ),
-        {"repository": repository_id, "digest": digest},
+        {"repository": repository_id, "digest": digest, "limit": limit},
     )
     return list(rows)
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from berth.access.decide import Actor
 from berth.catalog import queries as catalog
 from berth.catalog.blobs import keep_blob
-from berth.errors import DigestInvalid, RangeInvalid, SizeInvalid, Unsupported, UploadUnknown
+from berth.errors import Conflict, DigestInvalid, RangeInvalid, SizeInvalid, Unsupported, UploadUnknown
 from berth.oci import digest as digests
 from berth.server.gateway import queries
 from berth.server.gateway.authenticate import actor_of, covers, require, unknown_name
@@ -98,7 +98,9 @@ async def handle(exchange: Exchange) -> None:
                 size = appended.size
                 async with exchange.services.db.transaction() as conn:
                     held = await queries.acknowledge(conn, upload_id, fence=taken.fence, size=size)
-                if not appended.complete or not held:
+                if writer.replaced() or not held:
+                    raise Conflict("Another request has taken this upload over.", hint="Ask for its status.")
+                if not appended.complete:
                     raise SenderGone("the client closed the connection")
             if exchange.method == "PATCH":
                 await exchange.answer(202, _progress(name, upload_id, size))

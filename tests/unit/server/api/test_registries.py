@@ -67,6 +67,15 @@ async def test_a_secret_never_comes_out_again(staffed: Staffed) -> None:
         {"url": "ftp://registry.example"},
         {"options": {"colour": "red"}},
         {"options": {"insecure": "yes"}},
+        {"options": {"realm_hosts": "auth.example"}},
+        {"options": {"prefix": 5}},
+        {"options": {"capabilities": {"mount": "no"}}},
+        {"options": {"capabilities": {"colour": True}}},
+        {"options": {"capabilities": {"largest_blob": True}}},
+        {"kind": "ghcr", "options": {"api_url": "http://api.example"}},
+        {"kind": "gitlab", "options": {"prefix": "group/project"}},
+        {"kind": "google", "options": {}},
+        {"kind": "ecr", "options": {}},
         {"options": {"prefix": "Not/A/Name"}},
         {"kind": "folder", "url": "relative/path"},
         {"secret": None},
@@ -96,6 +105,47 @@ async def test_names_are_unique_and_removal_is_final(staffed: Staffed) -> None:
     assert len(await world.audited(action="registry.manage", outcome="done")) == 2
 
 
+async def test_a_password_is_changed_in_place_and_never_follows_to_another_address(staffed: Staffed) -> None:
+    world, root = staffed.world, staffed.tokens["root"]
+    await add(staffed)
+    moved = await world.ask("PATCH", "/registries/quay", token=root, json={"url": "https://evil.example"})
+    assert (moved.status_code, moved.json()["code"]) == (400, "invalid_input")
+    body = {"url": "https://new.example", "secret": "the-next-one", "options": {"prefix": "team"}}
+    changed = await world.ask("PATCH", "/registries/quay", token=root, json=body)
+    assert changed.status_code == 200, changed.text
+    shown = changed.json()
+    assert (shown["url"], shown["username"], shown["options"]) == ("https://new.example", "bot", {"prefix": "team"})
+    assert "the-next-one" not in changed.text + repr(await world.audited(action="registry.manage"))
+    async with world.database.reading() as conn:
+        row = await stored.registry_named(conn, "quay")
+    assert row is not None
+    assert access_registries.settings_of(row, lambda: sealer(world.services.settings)).secret == "the-next-one"
+    for bad in ({"url": "http://plain.example", "secret": "x"}, {"options": {"colour": "red"}}):
+        assert (await world.ask("PATCH", "/registries/quay", token=root, json=bad)).status_code == 400
+
+
+async def test_a_change_forgets_what_a_probe_found(staffed: Staffed, peer_url: str) -> None:
+    world, root = staffed.world, staffed.tokens["root"]
+    await add(staffed, url=peer_url, username=None, secret=None)
+    probed = await world.ask("POST", "/registries/quay/probe", token=root, json={})
+    assert probed.json()["capabilities"] is not None
+    same = await world.ask("PATCH", "/registries/quay", token=root, json={})
+    assert same.json()["capabilities"] is not None
+    changed = await world.ask("PATCH", "/registries/quay", token=root, json={"options": {"prefix": "team"}})
+    assert (changed.json()["capabilities"], changed.json()["probed_at"]) == (None, None)
+
+
+async def test_a_registry_that_is_somebodys_home_is_kept(staffed: Staffed) -> None:
+    world, root = staffed.world, staffed.tokens["root"]
+    await add(staffed)
+    moved = await world.ask("PATCH", "/projects/vision", token=root, json={"home": "quay"})
+    assert moved.status_code == 200, moved.text
+    kept = await world.ask("DELETE", "/registries/quay", token=root)
+    assert (kept.status_code, kept.json()["used_by"]) == (409, ["project vision"])
+    await world.ask("PATCH", "/projects/vision", token=root, json={"home": "depot"})
+    assert (await world.ask("DELETE", "/registries/quay", token=root)).status_code == 204
+
+
 async def test_kinds_say_what_can_be_configured(staffed: Staffed) -> None:
     answer = await staffed.world.ask("GET", "/registry-kinds", token=staffed.tokens["root"])
     kinds = {kind["name"]: kind for kind in answer.json()["items"]}
@@ -105,7 +155,7 @@ async def test_kinds_say_what_can_be_configured(staffed: Staffed) -> None:
 
 
 async def test_a_probe_finds_what_docker_registry_can_do_and_is_remembered(staffed: Staffed, peer_url: str) -> None:
-    """Distribution 2.8: no referrers API, no OCI-Subject, tags are not deleted but content is, mounts work."""
+    """Distribution 2.8: no referrers API, no OCI-Subject, tags go by way of content, mounts work."""
     world, root = staffed.world, staffed.tokens["root"]
     made = await add(staffed, url=peer_url, username=None, secret=None)
     assert made.status_code == 201, made.text
@@ -115,11 +165,12 @@ async def test_a_probe_finds_what_docker_registry_can_do_and_is_remembered(staff
     assert {key: found[key] for key in ("referrers", "oci_subject", "tag_delete", "content_delete", "mount")} == {
         "referrers": False,
         "oci_subject": False,
-        "tag_delete": False,
+        "tag_delete": True,
         "content_delete": True,
         "mount": True,
     }
     assert answer.json()["probed_at"] is not None
+    assert any("given other content" in note for note in found["notes"])
     assert (await world.ask("GET", "/registries/quay", token=root)).json() == answer.json()
     again = await world.ask("POST", "/registries/quay/probe", token=root, json={})
     assert again.json()["capabilities"]["content_delete"] is True

@@ -66,8 +66,10 @@ PROJECT_ROUTES = [
     Route("DELETE", M + "/aliases/{alias}", A + "/production", "reviewer"),
     Route("GET", M + "/aliases/{alias}/history", A + "/production/history", "guest", True),
     Route("POST", M + "/aliases/{alias}/rollback", A + "/production/rollback", "reviewer"),
+    Route("GET", R + "/placements", V + "/placements", "guest", True),
     Route("GET", "/audit", "/audit?project=vision", "maintainer", True),
 ]
+ANYBODY = {"root", "auditor", "maintainer", "stranger"}
 # Routes that belong to no project: who may, of root, auditor, maintainer and stranger.
 SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("GET", "/whoami", None, {"root", "auditor", "maintainer", "stranger"}),
@@ -85,14 +87,33 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("GET", "/registries", None, {"root"}),
     ("POST", "/registries", {"name": "r", "kind": "folder", "url": "file:///srv/models"}, {"root"}),
     ("GET", "/registries/none", None, {"root"}),
+    ("PATCH", "/registries/none", {"url": "https://other.example"}, {"root"}),
     ("DELETE", "/registries/none", None, {"root"}),
     ("POST", "/registries/none/probe", {}, {"root"}),
+    # Which rule decides who may; the roles are in test_sync.py.
+    ("GET", "/sync/rules", None, ANYBODY),
+    ("POST", "/sync/rules", {"name": "r", "source": "a", "target": "b", "project": "vision"}, {"root"}),
+    ("GET", "/sync/rules/none", None, ANYBODY),
+    ("PATCH", "/sync/rules/none", {"enabled": False}, ANYBODY),
+    ("DELETE", "/sync/rules/none", None, ANYBODY),
+    ("POST", "/sync/rules/none/plan", None, ANYBODY),
+    ("POST", "/sync/rules/none/runs", None, ANYBODY),
+    ("GET", "/sync/rules/none/runs", None, ANYBODY),
+    ("GET", "/sync/runs/999999", None, ANYBODY),
+    ("GET", "/sync/runs/999999/items", None, ANYBODY),
+    ("POST", "/sync/runs/999999/cancel", None, ANYBODY),
 ]
 TEMPLATES = {
     "/users/stranger": "/users/{name}",
     "/tokens/999999": "/tokens/{token_id}",
     "/registries/none": "/registries/{name}",
     "/registries/none/probe": "/registries/{name}/probe",
+    "/sync/rules/none": "/sync/rules/{rule}",
+    "/sync/rules/none/plan": "/sync/rules/{rule}/plan",
+    "/sync/rules/none/runs": "/sync/rules/{rule}/runs",
+    "/sync/runs/999999": "/sync/runs/{run_id}",
+    "/sync/runs/999999/items": "/sync/runs/{run_id}/items",
+    "/sync/runs/999999/cancel": "/sync/runs/{run_id}/cancel",
 }
 
 

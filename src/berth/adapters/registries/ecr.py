@@ -1,0 +1,235 @@
+"""Amazon ECR: a password of 12 hours from AWS, repositories made before the first push, deletion by AWS's own calls.
+
+Facts: docs/guides/registries.md. Chunked uploads are broken there; POST and one PUT, which is all we send, works.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import AsyncIterable, Callable, Mapping
+from typing import Any, ClassVar
+
+from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings, ScanState
+from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
+from berth.adapters.registries.sdk import in_sdk_thread, sdk
+from berth.errors import (
+    BerthError,
+    InvalidInput,
+    RemoteAuthError,
+    RemoteError,
+    TooManyRequests,
+    Unavailable,
+    Unsupported,
+)
+from berth.oci import reference as references
+from berth.wire.auth import Credential, CredentialSource
+from berth.wire.retry import RetryPolicy
+
+_HOST = re.compile(r"(?P<account>[0-9]{12})\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
+_EARLY_SECONDS = 600.0
+_DENIED = frozenset({"AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException"})
+_BUSY = frozenset({"ThrottlingException", "LimitExceededException", "TooManyRequestsException"})
+_STATES = {
+    "IN_PROGRESS": "running",
+    "PENDING": "running",
+    "COMPLETE": "done",
+    "ACTIVE": "done",
+    "FAILED": "failed",
+    "UNSUPPORTED_IMAGE": "unsupported",
+}
+
+
+class EcrRegistry(DistributionRegistry):
+    """A `Registry` at AWS. With user and password they are an access key; without, boto3 finds credentials itself.
+
+    Args:
+        api: gives boto3's client of the service `ecr`.
+    """
+
+    KIND: ClassVar[Kind] = Kind(
+        "ecr",
+        "Amazon Elastic Container Registry",
+        Capabilities(
+            mount=False,  # an account's setting, off unless somebody switched it on
+            scan=True,
+            largest_blob=52_000 * 2**20,
+            last_tag_takes_content=True,
+            notes=("chunked uploads are not used: ECR loses count of them",),
+        ),
+        {
+            **COMMON_OPTIONS,
+            "region": "AWS region, where the address does not say it.",
+            "account": "AWS account (12 digits), where the address does not say it.",
+        },
+    )
+
+    def __init__(
+        self,
+        settings: RegistrySettings,
+        *,
+        retry: RetryPolicy | None = None,
+        api: Callable[[RegistrySettings], Any] | None = None,
+    ) -> None:
+        self._api_of = api or boto_client
+        self._api: Any = None
+        self._held: tuple[Credential, float] | None = None
+        self._made: set[str] = set()
+        super().__init__(settings, retry=retry)
+
+    @classmethod
+    def check(cls, settings: RegistrySettings) -> None:
+        place_of(settings)
+
+    def credential_source(self) -> CredentialSource | None:
+        return self._password
+
+    async def _password(self, refused: Credential | None) -> Credential:
+        held = self._held
+        if held is not None and held[0] is not refused and held[1] - _EARLY_SECONDS > time.time():
+            return held[0]
+        answer = await self._call("get_authorization_token", registry=False)
+        data = (answer.get("authorizationData") or [{}])[0]
+        user, _, password = base64.b64decode(data.get("authorizationToken", "")).decode().partition(":")
+        if not password:
+            raise RemoteAuthError("AWS gave no password for ECR.")
+        self._held = (Credential(username=user, password=password), data["expiresAt"].timestamp())
+        return self._held[0]
+
+    async def _call(self, operation: str, *, registry: bool = True, **parameters: Any) -> dict[str, Any]:
+        """One call of AWS's API. Raises what its error code stands for."""
+        if self._api is None:
+            self._api = await in_sdk_thread(self._api_of, self.settings)
+        if registry:
+            parameters["registryId"] = place_of(self.settings)[0]
+        failures = sdk("botocore.exceptions", extra="aws")
+        try:
+            found = await in_sdk_thread(getattr(self._api, operation), **parameters)
+        except failures.ClientError as error:
+            raise _failure(error.response.get("Error") or {}, operation) from error
+        except failures.NoCredentialsError as error:
+            raise RemoteAuthError("This machine has no AWS credentials.", hint="Give an access key.") from error
+        except failures.BotoCoreError as error:
+            raise Unavailable(f"AWS does not answer {operation}: {error}.") from error
+        return dict(found)
+
+    # ---- lists and pushing
+
+    async def repositories(self, *, after: str | None = None, limit: int = 100) -> Page[str]:
+        more: dict[str, Any] = {"nextToken": after} if after else {}
+        found = await self._call("describe_repositories", maxResults=min(limit, 1000), **more)
+        names = (self.names.inward(item["repositoryName"]) for item in found.get("repositories", []))
+        return Page(sorted(name for name in names if name is not None), found.get("nextToken"))
+
+    async def push_blob(self, repository: str, digest: str, *, size: int, chunks: AsyncIterable[bytes]) -> None:
+        await self._ensure(self.names.outward(repository))
+        await super().push_blob(repository, digest, size=size, chunks=chunks)
+
+    async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
+        await self._ensure(self.names.outward(repository))
+        return await super().push_manifest(repository, reference, media_type=media_type, body=body)
+
+    async def _ensure(self, name: str) -> None:
+        if name in self._made:
+            return
+        try:
+            await self._call("create_repository", repositoryName=name)
+        except RemoteError as error:
+            if error.detail.get("code") != "RepositoryAlreadyExistsException":
+                raise
+        self._made.add(name)
+
+    # ---- removing
+
+    async def delete_tag(self, repository: str, tag: str) -> bool:
+        """DESTRUCTIVE for the last tag of an image: ECR removes the image with it."""
+        references.check_tag(tag)
+        return await self._delete(self.names.outward(repository), {"imageTag": tag})
+
+    async def _delete_content(self, name: str, digest: str) -> bool:
+        return await self._delete(name, {"imageDigest": digest})
+
+    async def _delete(self, name: str, image: Mapping[str, str]) -> bool:
+        try:
+            answer = await self._call("batch_delete_image", repositoryName=name, imageIds=[dict(image)])
+        except RemoteError as error:
+            if error.detail.get("code") == "RepositoryNotFoundException":
+                return False
+            raise
+        for failure in answer.get("failures", []):
+            if failure.get("failureCode") == "ImageNotFound":
+                return False
+            raise RemoteError(f"ECR keeps {name} {image}: {failure.get('failureReason')}.")
+        return True
+
+    # ---- Scanning
+
+    async def start_scan(self, repository: str, digest: str) -> bool:
+        try:
+            await self._call(
+                "start_image_scan", repositoryName=self.names.outward(repository), imageId={"imageDigest": digest}
+            )
+        except TooManyRequests:  # one scan of an image in 24 hours
+            return False
+        except RemoteError as error:
+            if error.detail.get("code") == "UnsupportedImageTypeException":
+                raise Unsupported("ECR does not scan content of this type.") from error
+            raise
+        return True
+
+    async def scan_state(self, repository: str, digest: str) -> ScanState:
+        found = await self.scan_report(repository, digest)
+        if found is None:
+            return ScanState("none")
+        status = (found.get("imageScanStatus") or {}).get("status", "")
+        counts = (found.get("imageScanFindings") or {}).get("findingSeverityCounts") or {}
+        order = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFORMATIONAL", "UNDEFINED")
+        return ScanState(
+            _STATES.get(status, "failed"),
+            severity=next((level for level in order if counts.get(level)), None),
+            counts={level.lower(): int(count) for level, count in counts.items()},
+        )
+
+    async def scan_report(self, repository: str, digest: str) -> Mapping[str, Any] | None:
+        name = self.names.outward(repository)
+        try:
+            return await self._call(
+                "describe_image_scan_findings", repositoryName=name, imageId={"imageDigest": digest}
+            )
+        except RemoteError as error:
+            if error.detail.get("code") in ("ScanNotFoundException", "ImageNotFoundException"):
+                return None
+            raise
+
+
+def place_of(settings: RegistrySettings) -> tuple[str, str]:
+    """(account, region) of an ECR address. Raises InvalidInput."""
+    found = _HOST.fullmatch(settings.url.rpartition("//")[2].rstrip("/"))
+    account = settings.text("account") or (found["account"] if found else None)
+    region = settings.text("region") or (found["region"] if found else None)
+    if account is None or region is None:
+        raise InvalidInput(
+            f"{settings.url} is not an address of ECR.",
+            hint="Write https://ACCOUNT.dkr.ecr.REGION.amazonaws.com, or set the options account and region.",
+        )
+    return account, region
+
+
+def boto_client(settings: RegistrySettings) -> Any:
+    """boto3's client of `ecr`."""
+    boto3 = sdk("boto3", extra="aws")
+    keys = {}
+    if settings.username is not None:
+        keys = {"aws_access_key_id": settings.username, "aws_secret_access_key": settings.secret}
+    return boto3.client("ecr", region_name=place_of(settings)[1], **keys)
+
+
+def _failure(said: Mapping[str, Any], operation: str) -> BerthError:
+    code = str(said.get("Code", ""))
+    kind: type[BerthError] = RemoteError
+    if code in _DENIED:
+        kind = RemoteAuthError
+    elif code in _BUSY:
+        kind = TooManyRequests
+    return kind(f"AWS answered {code} to {operation}: {said.get('Message', '')}", detail={"code": code})
