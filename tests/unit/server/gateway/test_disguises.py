@@ -1,4 +1,4 @@
-"""Content that calls itself something else: what it is decides, not what it says (found by attacking a real service)."""
+"""Content that calls itself something else: what it is decides, not what it says (found by attacking a service)."""
 
 from __future__ import annotations
 

@@ -228,12 +228,15 @@ async def test_repositories_have_exactly_two_parts(developer: Client, name: str)
     assert answer.json()["errors"][0]["code"] in ("NAME_INVALID", "NAME_UNKNOWN")
 
 
-async def test_a_tag_that_moves_often_shows_the_last_and_every_digest_stays(installation: Installation) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_a_tag_that_moves_often_shows_the_last_and_every_digest_stays(
+    installation: Installation, count: int
+) -> None:
     await installation.project("lab", "open")
     developer = await installation.user("dev", "lab", "developer")
     config = await developer.blob("lab/demo", b"{}")
     digests = []
-    for number in range(200):
+    for number in range(count):
         body = json.dumps(
             {
                 "schemaVersion": 2,
