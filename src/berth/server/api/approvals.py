@@ -9,10 +9,12 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from berth.access import audit
+from berth.catalog.queries import RepositoryRow
 from berth.gates import evidence as gates
+from berth.oci.digest import is_digest
 from berth.server.api import queries
 from berth.server.api.addressed import addressed
-from berth.server.api.calls import acting
+from berth.server.api.calls import Call, acting
 from berth.server.api.operations import PAGE, After, Limit, Text, after_id, operation, resource
 
 router = resource("approvals")
@@ -43,13 +45,17 @@ class NewDecision(BaseModel):
     _APPROVAL, status_code=201, **operation("version.approve", "decideApproval", "Approve, reject or revoke a version")
 )
 async def decide(request: Request, project: str, model: str, ref: str, body: NewDecision) -> Approval:
-    """Needs the exact version or digest: nobody approves what `latest` may mean tomorrow. Counts at once."""
+    """Needs the exact version or digest: nobody approves what `latest` may mean tomorrow. Counts at once.
+
+    The digest of a part (an image or checkpoint inside versions) can be rejected or revoked: every version that holds
+    it is denied from then on.
+    """
     async with acting(request) as call:
-        place = await addressed(call, ref, exact=True)
+        repository, digest, name = await _decided(call, ref, body.decision)
         await gates.decide_approval(
             call.conn,
-            repository_id=place.repository.id,
-            digest=place.version.digest,
+            repository_id=repository.id,
+            digest=digest,
             decision=body.decision,
             principal=call.who,
             note=body.note,
@@ -60,16 +66,25 @@ async def decide(request: Request, project: str, model: str, ref: str, body: New
             actor=call.actor,
             action="version.approve",
             project=call.project.name,
-            object=place.name,
-            detail={"decision": body.decision, "digest": place.version.digest, "note": body.note},
+            object=name,
+            detail={"decision": body.decision, "digest": digest, "note": body.note},
         )
         return Approval(
-            digest=place.version.digest,
+            digest=digest,
             decision=body.decision,
             principal=call.who,
             note=body.note,
             decided_at=call.now,
         )
+
+
+async def _decided(call: Call, ref: str, decision: str) -> tuple[RepositoryRow, str, str]:
+    """(repository, digest, name for the audit log) of what a decision is about. Raises as `addressed`."""
+    repository = await call.repository()
+    if is_digest(ref) and decision != "approved":
+        return repository, ref, f"{repository.name}@{ref}"
+    place = await addressed(call, ref, exact=True)
+    return repository, place.version.digest, place.name
 
 
 @router.get(_APPROVAL, **operation("evidence.read", "listApprovals", "What people decided, newest first"))

@@ -225,3 +225,16 @@ async def test_an_odd_key_is_refused(kept: Staffed, body: dict[str, object]) -> 
 async def test_without_signatures_the_list_is_empty(kept: Staffed) -> None:
     answer = await kept.world.ask("GET", VERSION + "/signatures", token=kept.tokens["reader"])
     assert answer.json() == {"items": [], "next": None}
+
+
+async def test_a_part_can_be_rejected_by_its_digest_and_only_what_is_here(kept: Staffed) -> None:
+    """Revoking a child denies every root that holds it; approving one would say nothing."""
+    digest = await digest_of(kept)
+    reviewer = kept.tokens["reviewer"]
+    by_digest = f"{MODEL}/versions/{digest}/approval"
+    rejected = await kept.world.ask("POST", by_digest, token=reviewer, json={"decision": "rejected"})
+    assert (rejected.status_code, rejected.json()["digest"]) == (201, digest)
+    nowhere = f"{MODEL}/versions/sha256:{'0' * 64}/approval"
+    for decision in ("rejected", "approved"):
+        answer = await kept.world.ask("POST", nowhere, token=reviewer, json={"decision": decision})
+        assert answer.status_code == 404

@@ -133,9 +133,8 @@ class World:
 
     async def version(self, repository: str, version: str, *, content: str = "", by: str = "pusher") -> str:
         """Push an image under a version number, as the gateway would record it; its digest."""
-        config = await self.blob(
-            repository, json.dumps({"config": {"Labels": {"for": content or version}}, "rootfs": {}}).encode()
-        )
+        settings = json.dumps({"config": {"Labels": {"for": content or version}}, "rootfs": {}}).encode()
+        config = await self.blob(repository, settings)
         layer = await self.blob(repository, f"layer of {content or version}".encode())
         body = manifests.image(config=config, layers=[Descriptor(types.OCI_LAYER_TAR, layer.digest, layer.size)])
         digest = digests.of_bytes(body)
@@ -148,7 +147,7 @@ class World:
                 tag=version.replace("+", "_"),
                 manifest=manifests.parse(body, types.OCI_MANIFEST),
                 digest=digest,
-                documents={},
+                documents={config.digest: settings},
                 pushed_by=by,
             )
         return digest
