@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,18 +98,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def engine() -> Iterator[str]:
     """The command line of a podman with a storage of its own, for --engine."""
     needs("podman")
     needs("runc")
-    podman = Podman(tmp_path_factory.mktemp("podman"))
-    problem = podman.ready()
-    if problem:
-        pytest.skip(problem)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("CONTAINERS_CONF", podman.env["CONTAINERS_CONF"])
-        yield shlex.join(podman.command)
-        podman.clean()
+    short = Path(tempfile.mkdtemp(prefix="podman-"))  # podman wants a runroot of at most 50 characters
+    try:
+        podman = Podman(short)
+        problem = podman.ready()
+        if problem:
+            pytest.skip(problem)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("CONTAINERS_CONF", podman.env["CONTAINERS_CONF"])
+            yield shlex.join(podman.command)
+            podman.clean()
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
 
 
 @pytest.fixture

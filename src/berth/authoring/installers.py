@@ -175,7 +175,9 @@ class _Pip(Tool):
 
     def resolve(self, file: Path, constraints: Path | None) -> list[Offer]:
         out = self.job.scratch / "report.json"
-        command = ["--dry-run", "--ignore-installed", "--report", str(out), "-r", str(file)]
+        # Nothing is installed there; pip before 23.3 takes a foreign platform only together with a target folder.
+        nowhere = ["--target", str(self.job.scratch / "nowhere")]
+        command = ["--dry-run", "--ignore-installed", *nowhere, "--report", str(out), "-r", str(file)]
         self._run(self._command(*command, *(["-c", str(constraints)] if constraints else [])))
         found = []
         for item in json.loads(out.read_text(encoding="utf-8"))["install"]:
