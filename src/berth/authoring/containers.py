@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -200,11 +202,11 @@ class Engine:
         identity = manifest.config.digest.partition(":")[2] if manifest.config else ""
         if self.call("image", "exists", identity).returncode == 0:
             return identity
-        with tempfile.TemporaryDirectory(prefix="xumi-image-") as scratch:
-            only = _only(layout, image, Path(scratch))
+        with _named_folder() as scratch:
+            only = _only(layout, image, scratch)
             policy: list[str] = []
             if not any(path.exists() for path in _POLICIES):
-                file = Path(scratch) / "policy.json"
+                file = scratch / "policy.json"
                 file.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}), encoding="utf-8")
                 policy = ["--signature-policy", str(file)]
             said = self.call("pull", "--quiet", *policy, f"oci:{only}", seconds=_LOAD_SECONDS)
@@ -232,6 +234,17 @@ class Engine:
         if process.wait() != 0:
             raise Unavailable(f"{self.command[0]} cannot load the image: {last_line(text)}")
         return tag
+
+
+@contextmanager
+def _named_folder() -> Iterator[Path]:
+    """A private temporary folder whose path podman can read as an image name, which random `_` would spoil."""
+    folder = Path(tempfile.gettempdir()) / f"xumi-image-{secrets.token_hex(8)}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_engine(wanted: str = "auto") -> Engine:
