@@ -120,7 +120,8 @@ def test_from_a_registry_through_berth_to_another_and_back(
     )
     run(berth, "berth", "project", "create", "lab", "--policy", "open")
     run(berth, "berth", "registry", "add", "hub", "--kind", "distribution", "--url", f"http://{hub}")
-    run(berth, "berth", "registry", "add", "harbour", "--kind", "distribution", "--url", f"http://{harbour}")
+    marked = ("--kind", "distribution", "--takes-open")
+    run(berth, "berth", "registry", "add", "harbour", *marked, "--url", f"http://{harbour}")
 
     # In: one line is enough, a second run moves nothing.
     added = ("--source", "hub", "--target", "depot", "--project", "lab", "--only-higher")

@@ -82,6 +82,25 @@ async def update_project(
     return row
 
 
+async def check_places(conn: AsyncConnection, project: ProjectRow) -> None:
+    """Versions of open projects live only in the depot and at registries that are marked for them (design §6).
+
+    Asked at the end of a transaction that changed policy or home.
+
+    Raises:
+        Conflict: the project is open, and an unmarked registry is its home or holds versions of it.
+    """
+    if project.policy.get("preset") != "open":
+        return
+    unmarked = await stored.not_for_open(conn, project.id, project.home)
+    if unmarked:
+        raise Conflict(
+            f"'{project.name}' is an open project, and {', '.join(unmarked)} takes no versions of open projects.",
+            hint=f"berth registry set {unmarked[0]} --takes-open allows it; 'depot' is always a home.",
+            detail={"registries": unmarked},
+        )
+
+
 async def delete_project(conn: AsyncConnection, actor: Actor, project: ProjectRow) -> None:
     """Remove an empty project, with its members, keys and tokens.
 

@@ -46,6 +46,7 @@ async def add_registry(
     username: str | None = None,
     secret: str | None = None,
     options: Mapping[str, Any] | None = None,
+    takes_open: bool = False,
 ) -> RegistryRow:
     """Make a registry known. Its secret is sealed before it is stored, and never shown again.
 
@@ -65,10 +66,12 @@ async def add_registry(
         secret=None if secret is None else sealer().seal(secret, purpose=_purpose(name)),
         options=options or {},
         created_by=actor.name or "anonymous",
+        takes_open=takes_open,
     )
     if row is None:
         raise Conflict(f"There is a registry '{name}' already.", hint="Choose another name, or remove that one first.")
     detail = {"added": True, "kind": kind, "url": url, "username": username, "options": dict(options or {})}
+    detail |= {"takes_open": takes_open}
     await audit.record(conn, actor=actor, action=ACTION, project=None, object=name, detail=detail)
     return row
 
@@ -92,11 +95,13 @@ async def change_registry(
     username: str | None = None,
     secret: str | None = None,
     options: Mapping[str, Any] | None = None,
+    takes_open: bool | None = None,
 ) -> RegistryRow:
     """Change what is given; `options` replaces all of them. What a probe found has to be found again.
 
     Raises:
         NotFound. InvalidInput: it cannot work, or a stored secret would be shown to another address.
+        Conflict: the mark for open projects is to go, while one relies on it.
     """
     row = await stored.registry_named(conn, name, lock=True)
     if row is None:
@@ -111,7 +116,14 @@ async def change_registry(
         raise InvalidInput("A user name without a password is of no use.", hint="Give both.")
     chosen = row.options if options is None else options
     factory.check(RegistrySettings(name, row.kind, url or row.url, user, secret, chosen))
-    values = {"url": url, "username": username, "options": None if options is None else dict(options)}
+    if takes_open is False and row.takes_open and (relying := await stored.open_projects_at(conn, name)):
+        raise Conflict(
+            f"The open projects {', '.join(relying[:3])} are published to '{name}'.",
+            hint="Give them another home and remove their versions there, or another policy, first.",
+            detail={"used_by": relying},
+        )
+    values: dict[str, Any] = {"url": url, "username": username, "options": None if options is None else dict(options)}
+    values |= {"takes_open": takes_open if takes_open != row.takes_open else None}
     given: dict[str, Any] = {key: value for key, value in values.items() if value is not None}
     sealed = {} if secret is None else {"secret": sealer().seal(secret, purpose=_purpose(name))}
     if not given and not sealed:

@@ -27,6 +27,7 @@ class Registries:
         username: str | None = None,
         secret: str | None = None,
         options: Mapping[str, Any] | None = None,
+        takes_open: bool = False,
     ) -> Json:
         """Makes a registry known; its secret is stored sealed and never shown."""
         body = {
@@ -36,6 +37,7 @@ class Registries:
             "username": username,
             "secret": secret,
             "options": dict(options or {}),
+            "takes_open": takes_open,
         }
         return self._session.post("/registries", {k: v for k, v in body.items() if v is not None})
 
@@ -47,9 +49,10 @@ class Registries:
         username: str | None = None,
         secret: str | None = None,
         options: Mapping[str, Any] | None = None,
+        takes_open: bool | None = None,
     ) -> Json:
         """Changes what is given; `options` replaces all of them. A new address needs the secret again."""
-        body = {"url": url, "username": username, "secret": secret, "options": options}
+        body = {"url": url, "username": username, "secret": secret, "options": options, "takes_open": takes_open}
         return self._session.patch(path("registries", name), {k: v for k, v in body.items() if v is not None})
 
     def ls(self, *, limit: int | None = None) -> list[Json]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, delete, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from berth.db.tables import projects, registries, sync_rules
+from berth.db.tables import placements, projects, registries, repositories, sync_rules, versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class RegistryRow:
     probed_at: datetime | None
     created_by: str
     created_at: datetime
+    takes_open: bool = False
 
 
 async def registry_named(conn: AsyncConnection, name: str, *, lock: bool = False) -> RegistryRow | None:
@@ -53,6 +54,7 @@ async def insert_registry(
     secret: bytes | None,
     options: Mapping[str, Any],
     created_by: str,
+    takes_open: bool = False,
 ) -> RegistryRow | None:
     """The new row, or None when the name is taken."""
     values = {
@@ -63,6 +65,7 @@ async def insert_registry(
         "secret": secret,
         "options": dict(options),
         "created_by": created_by,
+        "takes_open": takes_open,
     }
     query = insert(registries).values(values).on_conflict_do_nothing().returning(registries)
     row = (await conn.execute(query)).one_or_none()
@@ -70,8 +73,9 @@ async def insert_registry(
 
 
 async def update_registry(conn: AsyncConnection, registry_id: int, *, values: Mapping[str, Any]) -> RegistryRow:
-    """Change the named columns; what an earlier probe found is forgotten."""
-    changed = {**values, "capabilities": None, "probed_at": None}
+    """Change the named columns; what an earlier probe found is forgotten, unless only the mark changes."""
+    probed = {} if set(values) == {"takes_open"} else {"capabilities": None, "probed_at": None}
+    changed = {**values, **probed}
     query = update(registries).where(registries.c.id == registry_id).values(changed).returning(registries)
     return _row((await conn.execute(query)).one())
 
@@ -96,6 +100,45 @@ async def users_of(conn: AsyncConnection, name: str) -> list[str]:
     rules = select(sync_rules.c.name).where((sync_rules.c.source == name) | (sync_rules.c.target == name))
     found = [f"project {project}" for project in await conn.scalars(homes)]
     return found + [f"rule {rule}" for rule in await conn.scalars(rules.order_by(sync_rules.c.name))]
+
+
+async def takes_open(conn: AsyncConnection, name: str) -> bool:
+    """Whether versions of open projects may be published there; False for a name that nobody knows."""
+    return bool(await conn.scalar(select(registries.c.takes_open).where(registries.c.name == name)))
+
+
+async def not_for_open(conn: AsyncConnection, project_id: int, home: str) -> list[str]:
+    """Registries without the mark that `home` names or that hold versions of the project; the mark waits for us."""
+    held = (
+        select(placements.c.registry)
+        .join(versions, versions.c.id == placements.c.version_id)
+        .join(repositories, repositories.c.id == versions.c.repository_id)
+        .where(repositories.c.project_id == project_id, placements.c.state.in_(("published", "exposed")))
+    )
+    query = (
+        select(registries.c.name)
+        .where(~registries.c.takes_open, or_(registries.c.name == home, registries.c.name.in_(held)))
+        .order_by(registries.c.name)
+        .with_for_update(read=True)
+    )
+    return list(await conn.scalars(query))
+
+
+async def open_projects_at(conn: AsyncConnection, name: str) -> list[str]:
+    """Open projects whose home a registry is, or that have versions there."""
+    held = (
+        select(repositories.c.project_id)
+        .join(versions, versions.c.repository_id == repositories.c.id)
+        .join(placements, placements.c.version_id == versions.c.id)
+        .where(placements.c.registry == name, placements.c.state.in_(("published", "exposed")))
+    )
+    query = (
+        select(projects.c.name)
+        .where(projects.c.policy["preset"].astext == "open")
+        .where(or_(projects.c.home == name, projects.c.id.in_(held)))
+        .order_by(projects.c.name)
+    )
+    return list(await conn.scalars(query))
 
 
 async def delete_registry(conn: AsyncConnection, name: str) -> bool:

@@ -33,6 +33,7 @@ class Listed:
         admitted: what our gate says about it; None where it has no say.
         deleted: it was there and was removed on purpose; its number stays taken.
         evidence: digests of manifests about it (signatures, reports), where the place knows them.
+        held_back: why it must not go to this very target, whatever the rule says.
     """
 
     repository: str
@@ -43,6 +44,7 @@ class Listed:
     admitted: bool | None = None
     deleted: bool = False
     evidence: frozenset[str] = frozenset()
+    held_back: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ def _unwanted(terms: Terms, listed: Listed) -> tuple[str, str] | None:
             return "label", f"It has no label {name}={value}."
     if listed.admitted is False:
         return "denied", "The gate does not let it out."
+    if listed.held_back is not None:
+        return "held_back", listed.held_back
     if terms.only_admitted and listed.admitted is None:
         return "not_judged", "Nobody has judged it here."
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -26,6 +27,7 @@ from berth.sync.listing import all_tags, compared
 from berth.sync.places import RegistryDirectory
 from berth.sync.plan import Terms, plan
 from berth.sync.publishing import record
+from berth.sync.publishing.publish import held_back
 from berth.sync.queries import ItemRow
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 
@@ -122,9 +124,16 @@ class _Run:
         depot = await places.open(DEPOT)
         judge = depot if isinstance(depot, DepotRegistry) else None
         ours, theirs = await again(lambda: compared(self._terms, source, target, judge=judge), flow=self._flow)
+        if isinstance(source, DepotRegistry):
+            wait = await self._held_back()
+            ours = [replace(listed, held_back=wait) for listed in ours] if wait else ours
         items = plan(self._terms, ours, theirs, self._now())
         async with self._db.transaction() as conn:
             await queries.write_plan(conn, self._run_id, items)
+
+    async def _held_back(self) -> str | None:
+        async with self._db.reading() as conn:
+            return await held_back(conn, self._terms.project, self._rule.target)
 
     async def _execute(self, source: Registry, target: Registry) -> None:
         async with self._db.reading() as conn:
@@ -188,6 +197,9 @@ class _Run:
         digest = item.digest or ""
         if isinstance(source, DepotRegistry) and not await source.admitted(item.source_repository, digest):
             await self._settle(item, "cancelled", "The gate no longer lets it out.")
+            return
+        if isinstance(source, DepotRegistry) and (wait := await self._held_back()) is not None:
+            await self._settle(item, "cancelled", wait)
             return
         async with self._db.transaction() as conn:
             await queries.set_item(conn, item.id, state="running")

@@ -39,6 +39,7 @@ def test_add_sends_the_password_from_standard_input(
         "username": "robot",
         "secret": "pass word",
         "options": {"realm_hosts": ["auth.example"], "api_url": "x", "prefix": "ml", "insecure": True},
+        "takes_open": False,
     }
 
 

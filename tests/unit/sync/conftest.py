@@ -18,6 +18,7 @@ from berth.adapters.registries.folder import FolderRegistry
 from berth.adapters.stores.budget import TransferBudget
 from berth.adapters.stores.files import FileStore
 from berth.catalog import queries as catalog
+from berth.db import registries as known
 from berth.db.engine import Database
 from berth.gates import evidence, policies
 from berth.jobs.context import JobContext
@@ -107,6 +108,14 @@ class Lab:
         assert found is not None
         return found
 
+    async def mark(self, registry: str, *, takes_open: bool) -> None:
+        """Whether a registry takes versions of open projects; nobody is asked."""
+        async with self.database.transaction() as conn:
+            await conn.execute(
+                text("update registries set takes_open = :open where name = :name"),
+                {"open": takes_open, "name": registry},
+            )
+
     async def decide(self, repository: str, digest: str, decision: str) -> None:
         """What a reviewer says about a version."""
         async with self.database.transaction() as conn:
@@ -137,6 +146,19 @@ class Lab:
 async def lab(database: Database, tmp_path: Path) -> AsyncIterator[Lab]:
     store = FileStore(tmp_path / "depot", budget=TransferBudget(16 << 20), threads=2)
     made = Lab(database, store, tmp_path)
+    async with database.transaction() as conn:
+        for name in ("hub", "mirror"):
+            await known.insert_registry(
+                conn,
+                name=name,
+                kind="folder",
+                url=(tmp_path / name).as_uri(),
+                username=None,
+                secret=None,
+                options={},
+                created_by="admin",
+                takes_open=True,
+            )
     yield made
     await made.hub.close()
     await made.mirror.close()

@@ -12,6 +12,7 @@ from berth.adapters.registries.contract import Capabilities
 from berth.errors import Unavailable, Unsupported
 from berth.jobs import publish_version, schedule_sync, withdraw_version
 from berth.sync import runs
+from berth.sync.depot import DepotRegistry
 from tests.unit.sync.conftest import Lab
 from tests.unit.sync.made import Faulty, Naps, content, push_image, push_version
 
@@ -269,3 +270,77 @@ async def _publish(lab: Lab, args: dict[str, Any]) -> None:
     from berth.sync.publishing.publish import publish
 
     await publish(lab.database, lab.places, now=lab.clock, sleep=Naps(), **args)
+
+
+async def test_an_open_project_is_published_only_to_registries_marked_for_it(lab: Lab) -> None:
+    await lab.mark("mirror", takes_open=False)
+    await lab.project("lab", home="hub")
+    await lab.rule("copy", "depot", "mirror", on_admission=True, direction="push")
+    await push_version(lab.depot, "lab/net", "1.0.0")
+    await work(lab, publish_version)
+    assert await placements(lab) == [("1.0.0", "hub", "published"), ("1.0.0", "mirror", "pending")]
+    assert (await lab.mirror.tags("lab/net")).items == []
+    assert "takes no versions of open projects" in str(
+        (await lab.rows("select error from placements where registry = 'mirror'"))[0][0]
+    )
+    await lab.mark("mirror", takes_open=True)
+    lab.forward(minutes=30)
+    await schedule_sync.run(lab.context)
+    await work(lab, publish_version)
+    assert ("1.0.0", "mirror", "published") in await placements(lab)
+
+
+async def test_what_a_gate_was_asked_about_needs_no_mark(lab: Lab) -> None:
+    await lab.mark("hub", takes_open=False)
+    scanless = {"required_signatures": 0, "require_vulnerability_scan": False, "require_weight_scan": False}
+    await lab.project("lab", {"preset": "strict", **scanless}, home="hub")
+    root = await push_version(lab.depot, "lab/net", "1.0.0")
+    await lab.decide("lab/net", root, "approved")
+    await work(lab, publish_version)
+    assert await placements(lab) == [("1.0.0", "hub", "published")]
+
+
+async def test_a_run_leaves_versions_of_open_projects_where_the_target_has_no_mark(lab: Lab) -> None:
+    await lab.project("lab")
+    await push_version(lab.depot, "lab/net", "1.0.0")
+    rule = await lab.rule("copy", "depot", "mirror", direction="push")
+    await lab.mark("mirror", takes_open=False)
+
+    async def carried_out() -> list[tuple[str, str]]:
+        async with lab.database.transaction() as conn:
+            run = await runs.start(conn, rule, kind="run", by="admin")
+        await runs.carry_out(lab.database, lab.places, run, now=lab.clock)
+        return [(r[0], r[1]) for r in await lab.rows(f"select action, code from sync_items where run_id = {run}")]
+
+    assert await carried_out() == [("skip", "held_back")]
+    assert (await lab.mirror.tags("lab/net")).items == []
+    await lab.mark("mirror", takes_open=True)
+    assert await carried_out() == [("copy", "missing")]
+    assert "1.0.0" in (await lab.mirror.tags("lab/net")).items
+
+
+async def test_a_mark_that_goes_after_the_plan_was_made_still_holds_versions_back(lab: Lab) -> None:
+    await lab.project("lab")
+    await push_version(lab.depot, "lab/net", "1.0.0")
+    rule = await lab.rule("copy", "depot", "mirror", direction="push")
+    async with lab.database.transaction() as conn:
+        run = await runs.start(conn, rule, kind="run", by="admin")
+
+    class Unmarking:
+        """Takes the mark away when an item asks the depot, after the plan was made, whether it may leave."""
+
+        async def open(self, name: str) -> Any:
+            opened = await lab.places.open(name)
+            if isinstance(opened, DepotRegistry):
+                asked = opened.admitted
+
+                async def admitted(*args: Any) -> Any:
+                    await lab.mark("mirror", takes_open=False)
+                    return await asked(*args)
+
+                opened.admitted = admitted  # type: ignore[method-assign]
+            return opened
+
+    await runs.carry_out(lab.database, Unmarking(), run, now=lab.clock)
+    assert (await lab.mirror.tags("lab/net")).items == []
+    assert [row[0] for row in await lab.rows("select state from sync_items")] == ["cancelled"]

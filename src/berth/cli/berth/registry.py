@@ -35,6 +35,9 @@ def add(
     flat: Annotated[bool, typer.Option("--flat", help="One component, project__model, instead of two.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain http.")] = False,
     allow_private: Annotated[bool, typer.Option("--allow-private", help="Allow private addresses.")] = False,
+    takes_open: Annotated[
+        bool, typer.Option("--takes-open", help="Versions of open projects, which nothing is asked of, may go there.")
+    ] = False,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="KEY=VALUE; true, false and JSON lists are read as such.")
     ] = None,
@@ -47,7 +50,9 @@ def add(
     options |= {key: True for key, value in flags.items() if value}
     secret = _password() if password_stdin else None
     with Berth.from_settings() as berth:
-        answer = berth.registries.add(name, kind=kind, url=url, username=username, secret=secret, options=options)
+        answer = berth.registries.add(
+            name, kind=kind, url=url, username=username, secret=secret, options=options, takes_open=takes_open
+        )
     out = Output(output)
     out.result(answer, f"Added registry {name}.")
     out.step(f"See what it can do: berth registry probe {name}")
@@ -60,19 +65,25 @@ def set_(
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read a new password or token from standard input.")
     ] = False,
+    takes_open: Annotated[
+        bool | None,
+        typer.Option("--takes-open/--refuses-open", help="Whether versions of open projects may go there."),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="KEY=VALUE, as for add; KEY= takes an option away.")
     ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Change a registry's address, password or options."""
+    """Change a registry's address, password or options, or whether it takes versions of open projects."""
     secret = _password() if password_stdin else None
     with Berth.from_settings() as berth:
         options: dict[str, Any] | None = None
         if option:
             options = {**berth.registries.show(name)["options"], **dict(_option(text) for text in option)}
             options = {key: value for key, value in options.items() if value != ""}
-        answer = berth.registries.change(name, url=url, username=username, secret=secret, options=options)
+        answer = berth.registries.change(
+            name, url=url, username=username, secret=secret, options=options, takes_open=takes_open
+        )
     out = Output(output)
     out.result(answer, f"Changed registry {name}.")
     out.step(f"See what it can do: berth registry probe {name}")
@@ -82,7 +93,7 @@ def ls(output: OutputOption = Format.text) -> None:
     """List the known registries."""
     with Berth.from_settings() as berth:
         rows = berth.registries.ls()
-    columns = ["name", "kind", "url", "username", "probed_at"]
+    columns = ["name", "kind", "url", "username", "takes_open", "probed_at"]
     Output(output).table(rows, columns, empty="No registry is known besides our own depot.")
 
 

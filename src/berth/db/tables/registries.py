@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Identity, LargeBinary, Table, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    LargeBinary,
+    Table,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from berth.db.tables.metadata import metadata
@@ -19,6 +31,8 @@ registries = Table(
     # Sealed by db/sealing.py with the row's name; the key is not in the database.
     Column("secret", LargeBinary),
     Column("options", JSONB, nullable=False, server_default=text("'{}'")),
+    # Versions of open projects, which nothing was asked of, are published only where this is said (design §6).
+    Column("takes_open", Boolean, nullable=False, server_default=text("false")),
     # What the last probe found, null before the first one.
     Column("capabilities", JSONB),
     Column("probed_at", DateTime(timezone=True)),

@@ -116,8 +116,9 @@ async def change(request: Request, project: str, body: ProjectChange) -> Project
         await access_projects.update_project(
             call.conn, call.actor, call.project, description=body.description, home=body.home
         )
-        row = await queries.project_by_name(call.conn, project)
-        return _shown(row or call.project, call.actor)
+        row = await queries.project_by_name(call.conn, project) or call.project
+        await access_projects.check_places(call.conn, row)
+        return _shown(row, call.actor)
 
 
 @router.delete(

@@ -38,6 +38,7 @@ class KnownRegistry(BaseModel):
     probed_at: datetime | None
     created_by: str
     created_at: datetime
+    takes_open: bool
 
 
 class RegistryPage(BaseModel):
@@ -68,6 +69,7 @@ class NewRegistry(BaseModel):
     options: Annotated[dict[str, Any], AfterValidator(storable)] = Field(
         default_factory=dict, description="What the kind knows besides."
     )
+    takes_open: bool = Field(False, description="Versions of open projects, which nothing is asked of, may go there.")
 
 
 class RegistryChange(BaseModel):
@@ -79,6 +81,7 @@ class RegistryChange(BaseModel):
     username: Text | None = Field(None, max_length=1000)
     secret: SecretStr | None = Field(None, max_length=100_000)
     options: Annotated[dict[str, Any], AfterValidator(storable)] | None = None
+    takes_open: bool | None = None
 
 
 class Probe(BaseModel):
@@ -118,6 +121,7 @@ async def add(request: Request, body: NewRegistry) -> KnownRegistry:
             username=body.username,
             secret=None if body.secret is None else body.secret.get_secret_value(),
             options=body.options,
+            takes_open=body.takes_open,
         )
         return _shown(row)
 
@@ -142,6 +146,7 @@ async def change(request: Request, name: str, body: RegistryChange) -> KnownRegi
             username=body.username,
             secret=None if body.secret is None else body.secret.get_secret_value(),
             options=body.options,
+            takes_open=body.takes_open,
         )
         return _shown(row)
 
@@ -202,4 +207,5 @@ def _shown(row: RegistryRow) -> KnownRegistry:
         probed_at=row.probed_at,
         created_by=row.created_by,
         created_at=row.created_at,
+        takes_open=row.takes_open,
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berth.adapters.registries.contract import Registry
+from berth.db import registries as known
 from berth.db.engine import Database
 from berth.errors import BerthError, ManifestUnknown
 from berth.gates.verdicts import verdict_of
@@ -117,7 +118,7 @@ async def _wanted(
         return []
     found = [Place(v, v.home, v.repository, Limits()) for v in versions if v.home != DEPOT]
     if not replicas or not isinstance(depot, DepotRegistry):
-        return found
+        return await _allowed(db, found)
     numbers = {to_tag(version.version): version for version in versions}
     listed = await depot.listed(versions[0].project, repository=versions[0].repository)
     mine = [item for item in listed if item.digest == root]
@@ -128,7 +129,21 @@ async def _wanted(
                 place = Place(numbers[item.tag], rule.target, item.target_repository, limits_of(rule.terms), wait)
                 if rule.target != DEPOT:
                     found.append(place)
-    return found
+    return await _allowed(db, found)
+
+
+async def _allowed(db: Database, places: list[Place]) -> list[Place]:
+    """Versions of open projects wait at registries that are not marked for them."""
+    async with db.reading() as conn:
+        waits = [await held_back(conn, place.version.project, place.registry) for place in places]
+    return [replace(place, wait=wait or place.wait) for place, wait in zip(places, waits, strict=True)]
+
+
+async def held_back(conn: AsyncConnection, project: str, registry: str) -> str | None:
+    """Why versions of a project must not leave the depot for a registry; None when they may (design §6)."""
+    if registry == DEPOT or not await queries.is_open(conn, project) or await known.takes_open(conn, registry):
+        return None
+    return f"Its project is open, and {registry} takes no versions of open projects: berth registry set --takes-open."
 
 
 async def is_admitted(conn: AsyncConnection, repository_id: int, root: str, now: datetime) -> bool:

@@ -54,6 +54,12 @@ async def versions_of(conn: AsyncConnection, repository_id: int, root: str) -> l
     return [Published(**row._mapping) for row in rows]
 
 
+async def is_open(conn: AsyncConnection, project: str) -> bool:
+    """Whether a project's policy has the preset `open`."""
+    query = text("select policy->>'preset' = 'open' from projects where name = :project")
+    return bool(await conn.scalar(query, {"project": project}))
+
+
 async def version_id(conn: AsyncConnection, repository: str, digest: str, version: str) -> tuple[int, int] | None:
     """(version id, repository id) of a version that is not deleted."""
     row = (

@@ -137,13 +137,38 @@ async def test_a_change_forgets_what_a_probe_found(staffed: Staffed, peer_url: s
 
 async def test_a_registry_that_is_somebodys_home_is_kept(staffed: Staffed) -> None:
     world, root = staffed.world, staffed.tokens["root"]
-    await add(staffed)
+    await add(staffed, takes_open=True)
     moved = await world.ask("PATCH", "/projects/vision", token=root, json={"home": "quay"})
     assert moved.status_code == 200, moved.text
     kept = await world.ask("DELETE", "/registries/quay", token=root)
     assert (kept.status_code, kept.json()["used_by"]) == (409, ["project vision"])
     await world.ask("PATCH", "/projects/vision", token=root, json={"home": "depot"})
     assert (await world.ask("DELETE", "/registries/quay", token=root)).status_code == 204
+
+
+async def test_an_open_project_takes_only_a_marked_registry_as_home(staffed: Staffed) -> None:
+    world, root = staffed.world, staffed.tokens["root"]
+
+    async def set_project(**change: Any) -> tuple[int, str]:
+        answer = await world.ask("PATCH", "/projects/vision", token=root, json=change)
+        return answer.status_code, answer.text
+
+    await add(staffed)
+    assert (await set_project(policy="strict", home="quay"))[0] == 200
+    status, text = await set_project(policy="open")
+    assert status == 409
+    assert "berth registry set quay --takes-open" in text
+    shown = await world.ask("GET", "/projects/vision", token=root)
+    assert shown.json()["policy_preset"] != "open", "the refused change left nothing behind"
+    assert (await set_project(policy="open", home="depot"))[0] == 200
+    assert (await set_project(home="quay"))[0] == 409
+    marked = await world.ask("PATCH", "/registries/quay", token=root, json={"takes_open": True})
+    assert (marked.status_code, marked.json()["takes_open"]) == (200, True)
+    assert (await set_project(home="quay"))[0] == 200
+    kept = await world.ask("PATCH", "/registries/quay", token=root, json={"takes_open": False})
+    assert (kept.status_code, kept.json()["used_by"]) == (409, ["vision"])
+    assert (await set_project(policy="strict"))[0] == 200
+    assert (await world.ask("PATCH", "/registries/quay", token=root, json={"takes_open": False})).status_code == 200
 
 
 async def test_kinds_say_what_can_be_configured(staffed: Staffed) -> None:

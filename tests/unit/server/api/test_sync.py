@@ -10,7 +10,7 @@ from sqlalchemy import text
 from tests.unit.server.api.conftest import Staffed
 
 RULE = {"name": "out", "source": "depot", "target": "hub", "project": "vision"}
-HUB = {"name": "hub", "kind": "folder", "url": "file:///srv/models"}
+HUB = {"name": "hub", "kind": "folder", "url": "file:///srv/models", "takes_open": True}
 
 
 @pytest.fixture
