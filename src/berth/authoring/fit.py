@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
 from berth.authoring.hardware import Gpu, Hardware, Needs
 
 Result = Literal["ok", "missing", "unknown"]
-_RUNTIME = re.compile(r"^\s*(cuda|rocm)\s*(?:>=|=)?\s*v?([0-9]+(?:\.[0-9]+)*)\s*$", re.IGNORECASE)
+# Quotas of control groups are fractions: 3.9999999999 cores are 4.
+CPU_SLACK: Final = 1e-9
+_RUNTIME = re.compile(r"^\s*(cuda|rocm)\s*(?:>=|=)?\s*v?([0-9]{1,9}(?:\.[0-9]{1,9})*)\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Device:
 class Machine:
     """What a machine offers to one process: limits of control groups are taken off already. Sizes in bytes.
 
+    None is what nobody said or could read; it is never held against a model.
+
     Attributes:
         cpus: cores that may be used, such as 1.5.
         memory: that may be used; memory_free is what is free of it now.
@@ -37,14 +41,14 @@ class Machine:
     """
 
     architecture: str
-    cpus: float
+    cpus: float | None
     cpu_model: str | None = None
     cpu_features: frozenset[str] = frozenset()
     memory: int | None = None
     memory_free: int | None = None
     disk: int | None = None
     gpus: tuple[Device, ...] = ()
-    runtimes: dict[str, str] = field(default_factory=dict)
+    runtimes: dict[str, str] | None = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -99,6 +103,19 @@ def compare(hardware: Hardware, machine: Machine) -> Fit:
     return Fit(tuple(rows))
 
 
+def twice(machine: Machine) -> Machine:
+    """What is a step away: twice the cores, memory, disk, devices and device memory, and any accelerator runtime."""
+    gpus = tuple(replace(gpu, memory=None if gpu.memory is None else 2 * gpu.memory) for gpu in machine.gpus)
+    return replace(
+        machine,
+        cpus=None if machine.cpus is None else 2 * machine.cpus,
+        memory=None if machine.memory is None else 2 * machine.memory,
+        disk=None if machine.disk is None else 2 * machine.disk,
+        gpus=gpus * 2,
+        runtimes=None,
+    )
+
+
 def size(count: int | None) -> str:
     """Bytes for people, with enough digits to see why 7.99 GiB is not 8."""
     if count is None:
@@ -116,7 +133,8 @@ def _level(level: str, needs: Needs, machine: Machine) -> list[Row]:
     if needs.cpu is not None:
         rows.append(
             _row(level, "cpu", needed=_cores(needs.cpu), found=_cores(machine.cpus),
-                 good=machine.cpus + 1e-9 >= needs.cpu, values=(needs.cpu, machine.cpus))
+                 good=None if machine.cpus is None else machine.cpus + CPU_SLACK >= needs.cpu,
+                 values=(needs.cpu, machine.cpus))
         )  # fmt: skip
     if needs.cpu_features:
         rows.append(_features(level, needs.cpu_features, machine))
@@ -164,10 +182,10 @@ def _gpu(level: str, needs: Gpu, machine: Machine) -> list[Row]:
         )  # fmt: skip
         devices = [d for d in devices if d.memory is None or d.memory >= limit]
     if needs.compute_capability is not None and devices:
-        lowest = _numbers(needs.compute_capability)
+        lowest = numbers_of(needs.compute_capability)
         rows.append(
             _each(level, "gpu compute capability", devices, needs.count, needed=needs.compute_capability,
-                  fits=lambda d: None if d.compute_capability is None else _numbers(d.compute_capability) >= lowest,
+                  fits=lambda d: None if d.compute_capability is None else numbers_of(d.compute_capability) >= lowest,
                   show=lambda d: d.compute_capability or "unknown",
                   values=(needs.compute_capability, [d.compute_capability for d in devices]))
         )  # fmt: skip
@@ -191,9 +209,12 @@ def _runtime(level: str, text: str, machine: Machine) -> Row:
     if parsed is None:
         return _row(level, "gpu runtime", needed=text, found="cannot be checked", good=None, values=(text, None))
     name, version = parsed[1].lower(), parsed[2]
-    here = machine.runtimes.get(name)
-    good = here is not None and _numbers(here) >= _numbers(version)
-    found = f"{name} {here}" if here else f"no {name}"
+    here = None if machine.runtimes is None else machine.runtimes.get(name)
+    if machine.runtimes is None:
+        good, found = None, "unknown"
+    else:
+        good = here is not None and numbers_of(here) >= numbers_of(version)
+        found = f"{name} {here}" if here else f"no {name}"
     return _row(level, "gpu runtime", needed=f"{name} {version}", found=found, good=good, values=(version, here))
 
 
@@ -202,11 +223,20 @@ def _row(level: str, what: str, *, needed: str, found: str, good: bool | None, v
     return Row(level, what, needed, found, result, *values)
 
 
+def device_words(name: str) -> str:
+    """A device's name, or a part of one, as lower-case words: "NVIDIA A100-SXM4" → "nvidia a100 sxm4"."""
+    return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def runtime_of(text: str) -> tuple[str, tuple[int, ...]] | None:
+    """("cuda", (12, 4)) of "CUDA >= 12.4"; None when it names no runtime that can be compared."""
+    found = _RUNTIME.match(text)
+    return (found[1].lower(), numbers_of(found[2])) if found else None
+
+
 def _is_model(device: Device, models: Sequence[str]) -> bool:
-    """As a whole word: A10 is not A100."""
-    return not models or any(
-        re.search(rf"(?<![A-Za-z0-9]){re.escape(m)}(?![A-Za-z0-9])", device.name, re.IGNORECASE) for m in models
-    )
+    """As whole words: A10 is not A100."""
+    return not models or any(f" {device_words(m)} " in f" {device_words(device.name)} " for m in models)
 
 
 def _names(devices: Sequence[Device]) -> str:
@@ -218,14 +248,17 @@ def _names(devices: Sequence[Device]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in counts.items())
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers_of(version: str) -> tuple[int, ...]:
+    """The numbers of a version, to compare by: 12.0 is 12."""
     found = [int(part) for part in re.findall(r"[0-9]+", version)]
     while found and found[-1] == 0:
         found.pop()
     return tuple(found)
 
 
-def _cores(count: float) -> str:
+def _cores(count: float | None) -> str:
+    if count is None:
+        return "unknown"
     return f"{count:g} core" if count == 1 else f"{count:g} cores"
 
 

@@ -377,7 +377,7 @@ async def delete_tag(conn: AsyncConnection, repository_id: int, name: str) -> bo
 # -- versions ----------------------------------------------------------------------------------------------------
 
 _VERSION_COLUMNS = (
-    *(c for c in t.versions.c if c.name != "sort_key"),
+    *(c for c in t.versions.c if c.name not in ("sort_key", "needs_recorded")),
     t.repositories.c.name.label("repository"),
     t.repositories.c.kind,
 )

@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from berth.adapters.stores.contract import StoredBlob
 from berth.catalog import classify, intake, queries
 from berth.catalog.declared import declared_of
+from berth.catalog.fitting import needs
+from berth.catalog.fitting import queries as fitting
 from berth.catalog.queries import RepositoryRow
 from berth.errors import BlobUnknownToManifest, ManifestInvalid, TooLarge
 from berth.oci import digest as digests
@@ -116,7 +118,8 @@ async def put_manifest(
     if decision.action == "version" and decision.version is not None:
         if decision.kind is not None:
             await queries.fix_kind(conn, repository.id, decision.kind)
-        await queries.insert_version(
+        declared = declared_of(manifest, documents, repository=repository.name, version=decision.version)
+        version_id = await queries.insert_version(
             conn,
             {
                 "repository_id": repository.id,
@@ -124,10 +127,11 @@ async def put_manifest(
                 "digest": digest,
                 "sort_key": sort_key(decision.version),
                 "prerelease": bool(SemVer.parse(decision.version).prerelease),
-                "declared": declared_of(manifest, documents, repository=repository.name, version=decision.version),
+                "declared": declared,
                 "pushed_by": pushed_by,
             },
         )
+        await fitting.record_needs(conn, version_id, repository.id, needs.rows_of(needs.hardware_of(declared)))
     elif decision.action == "repeat" and decision.version is not None:
         await _restore(conn, repository, decision.version)
     return Receipt(

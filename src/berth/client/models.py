@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from berth.authoring.fit import Machine
+from berth.authoring.fit_described import written
 from berth.client.address import Address, parse, path
 from berth.client.session import Json, Session
 from berth.errors import NameInvalid
@@ -26,6 +28,34 @@ class Models:
 
     def ls(self, project: str, *, limit: int | None = None) -> list[Json]:
         return list(self._session.items(path("projects", project, "models"), limit=limit))
+
+    def fitting(
+        self,
+        machine: Machine,
+        *,
+        project: str | None = None,
+        every: bool = False,
+        nearly: bool = False,
+        refused: bool = False,
+        limit: int | None = None,
+    ) -> list[Json]:
+        """The highest admitted version of each model that fits a machine, in all projects that the token may see.
+
+        Args:
+            every: all versions that fit, pre-releases and deprecated ones too.
+            nearly: instead those that need up to twice of what the machine has, with what is missing.
+            refused: those that the gate refuses, too.
+        """
+        asked = {"every": every, "nearly": nearly, "refused": refused}
+        return list(
+            self._session.items(
+                path("models", "fitting"),
+                limit=limit,
+                project=project,
+                **{name: "true" for name, said in asked.items() if said},
+                **written(machine),
+            )
+        )
 
     def show(self, model: Address | str) -> Json:
         return self._session.get(model_path(self._session, model))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -17,6 +17,8 @@ PAGE = 500
 _ATTEMPTS = 3
 
 Json = dict[str, Any]
+# A list is sent as one parameter for each of its items.
+Query = str | int | Sequence[str] | None
 
 
 class Session:
@@ -51,7 +53,7 @@ class Session:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, **query: str | int | None) -> Json:
+    def get(self, path: str, **query: Query) -> Json:
         return _body(self.request("GET", path, query=query))
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Json:
@@ -71,7 +73,7 @@ class Session:
         response = self.request("GET", path, accept="*/*")
         return response.content, response.headers.get("content-type", "application/octet-stream")
 
-    def items(self, path: str, *, limit: int | None = None, **query: str | int | None) -> Iterator[Json]:
+    def items(self, path: str, *, limit: int | None = None, **query: Query) -> Iterator[Json]:
         """Every item of a list, page after page; at most `limit` of them."""
         left = limit
         after: str | None = None
@@ -94,7 +96,7 @@ class Session:
         path: str,
         *,
         body: Mapping[str, Any] | None = None,
-        query: Mapping[str, str | int | None] | None = None,
+        query: Mapping[str, Query] | None = None,
         accept: str | None = None,
     ) -> httpx.Response:
         """One request; raises a member of `berth.errors` for every status from 400 and when nobody answers."""

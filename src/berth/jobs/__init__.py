@@ -18,6 +18,7 @@ JOBS: Final[Mapping[str, str]] = {
     "collect_garbage": "berth.jobs.collect_garbage",
     "delete_old_jobs": "berth.jobs.delete_old_jobs",
     "publish_version": "berth.jobs.publish_version",
+    "record_needs": "berth.jobs.record_needs",
     "remove_stale_uploads": "berth.jobs.remove_stale_uploads",
     "rescan_due": "berth.jobs.rescan_due",
     "retry_stalled_jobs": "berth.jobs.retry_stalled_jobs",

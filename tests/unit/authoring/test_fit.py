@@ -402,6 +402,7 @@ def test_a_tool_that_fails_is_a_note_and_no_error(tmp_path: Path) -> None:
 
 def test_this_very_machine_can_be_read() -> None:
     found = fit_machine.read_machine(Path.cwd(), run=nothing)
+    assert found.cpus is not None
     assert found.cpus > 0
     assert found.memory is None or found.memory > 2**20
     assert found.disk is not None

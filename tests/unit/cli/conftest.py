@@ -61,10 +61,14 @@ def cli() -> Callable[..., Ran]:
 
 @dataclass
 class Service:
-    """A table of "METHOD path" → (status, body); what is missing is 404. `asked` notes (line, body, token)."""
+    """A table of "METHOD path" → (status, body); what is missing is 404. `asked` notes (line, body, token).
+
+    An entry "METHOD path?word" answers where `word` is in the query; `queries` notes those.
+    """
 
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
     asked: list[tuple[str, Any, str | None]] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
     url: str = ""
 
 
@@ -77,10 +81,16 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
         def answer(self) -> None:
             length = int(self.headers.get("content-length") or 0)
             content = self.rfile.read(length)
-            line = f"{self.command} {self.path.partition('?')[0]}"
+            path, _, query = self.path.partition("?")
+            line = f"{self.command} {path}"
+            scripted.queries.append(query)
             scripted.asked.append((line, json.loads(content) if content else None, self.headers.get("authorization")))
             missing = {"status": 404, "code": "not_found", "detail": f"{line} is not scripted.", "hint": "Script it."}
             status, body = scripted.answers.get(line, (404, missing))
+            for entry, special in scripted.answers.items():
+                before, mark, word = entry.partition("?")
+                if mark and before == line and word in query:
+                    status, body = special
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))

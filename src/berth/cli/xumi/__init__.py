@@ -13,7 +13,7 @@ COMMANDS = Branch(
         "bump": Leaf(f"{_HERE}.bump:bump", "Write the next version into xumi.yaml."),
         "validate": Leaf(f"{_HERE}.validate:validate", "Check xumi.yaml and the code it names."),
         "lock": Leaf(f"{_HERE}.lock:lock", "Pin base image and packages of a folder in xumi.lock."),
-        "fit": Leaf(f"{_HERE}.fit:fit", "Say whether this machine has what a model needs."),
+        "fit": Leaf(f"{_HERE}.fit:fit", "Say whether a machine has what a model needs, or which models fit it."),
         "test": Leaf(f"{_HERE}.test:run_tests", "Start a model and call it with its samples."),
         "run": Leaf(f"{_HERE}.run:run", "Start a model and show its address."),
         "invoke": Leaf(f"{_HERE}.invoke:invoke", "Call a model once."),

@@ -15,6 +15,7 @@ from berth.db.tables.content import (
 )
 from berth.db.tables.evidence import evidence, signatures
 from berth.db.tables.metadata import metadata
+from berth.db.tables.needs import version_needs
 from berth.db.tables.principals import principals, tokens
 from berth.db.tables.projects import memberships, projects, trusted_keys
 from berth.db.tables.registries import registries
@@ -50,5 +51,6 @@ __all__ = [
     "trusted_keys",
     "uploads",
     "verdicts",
+    "version_needs",
     "versions",
 ]

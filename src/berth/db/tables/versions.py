@@ -40,6 +40,8 @@ versions = Table(
     # What the manifest declares (inside the digest, immutable): read from index annotations or image labels.
     Column("declared", JSONB, nullable=False, server_default=text("'{}'")),
     Column("overlay", JSONB, nullable=False, server_default=text("'{}'")),
+    # Whether `version_needs` says what this version needs; false on rows that a release before 0003 wrote.
+    Column("needs_recorded", Boolean, nullable=False, server_default=text("false")),
     Column("pushed_by", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
@@ -49,6 +51,7 @@ versions = Table(
     CheckConstraint("approval in ('none','approved','rejected','revoked')", name="approval"),
     Index("ix_versions_order", "repository_id", "sort_key"),
     Index("ix_versions_digest", "repository_id", "digest"),
+    Index("ix_versions_needs_due", "id", postgresql_where=text("not needs_recorded")),
 )
 
 aliases = Table(

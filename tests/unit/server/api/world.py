@@ -16,6 +16,7 @@ from berth.adapters.registries.build import Registries
 from berth.adapters.stores.files import FileStore
 from berth.catalog import queries as catalog
 from berth.catalog import record
+from berth.catalog.declared import XUMI_MANIFEST
 from berth.db.engine import Database
 from berth.gates import policies
 from berth.oci import digest as digests
@@ -131,12 +132,21 @@ class World:
             await catalog.link_blob(conn, row.id, stored.digest)
         return Descriptor(types.OCI_CONFIG, stored.digest, stored.size)
 
-    async def version(self, repository: str, version: str, *, content: str = "", by: str = "pusher") -> str:
-        """Push an image under a version number, as the gateway would record it; its digest."""
+    async def version(
+        self, repository: str, version: str, *, content: str = "", by: str = "pusher", xumi: str | None = None
+    ) -> str:
+        """Push an image under a version number, as the gateway would record it; its digest.
+
+        `xumi` is the text of the xumi.yaml that travels with it.
+        """
         settings = json.dumps({"config": {"Labels": {"for": content or version}}, "rootfs": {}}).encode()
         config = await self.blob(repository, settings)
         layer = await self.blob(repository, f"layer of {content or version}".encode())
-        body = manifests.image(config=config, layers=[Descriptor(types.OCI_LAYER_TAR, layer.digest, layer.size)])
+        body = manifests.image(
+            config=config,
+            layers=[Descriptor(types.OCI_LAYER_TAR, layer.digest, layer.size)],
+            annotations={} if xumi is None else {XUMI_MANIFEST: xumi},
+        )
         digest = digests.of_bytes(body)
         async with self.database.transaction() as conn:
             row = await catalog.repository(conn, repository)
