@@ -18,6 +18,7 @@ from berth.server.api import (
     models,
     projects,
     registries,
+    registry_events,
     sync,
     tokens,
     users,
@@ -48,6 +49,7 @@ RESOURCES: Final[tuple[APIRouter, ...]] = (
     sync.router,
     audit.router,
     registries.router,
+    registry_events.router,
 )
 
 
