@@ -171,6 +171,7 @@ class Metrics:
     jobs: Counter  # berth_jobs_total{job,outcome}: succeeded | failed | cancelled
     job_seconds: Histogram  # berth_job_seconds{job}
     queue_jobs: Gauge  # berth_queue_jobs{queue,status}
+    registry_events: Counter  # berth_registry_events_total{outcome}: new | repeated | foreign | refused | unreadable
     queue_oldest_seconds: Gauge  # berth_queue_oldest_seconds{queue,status}
 
 
@@ -198,6 +199,9 @@ def metrics() -> Metrics:
         scan_seconds=Histogram("berth_scan_seconds", "Duration of scans.", ["kind"], buckets=seconds, registry=r),
         jobs=Counter("berth_jobs", "Runs of jobs that ended.", ["job", "outcome"], registry=r),
         job_seconds=Histogram("berth_job_seconds", "Duration of runs of jobs.", ["job"], buckets=seconds, registry=r),
+        registry_events=Counter(
+            "berth_registry_events", "Events that other registries delivered.", ["outcome"], registry=r
+        ),
         queue_jobs=Gauge("berth_queue_jobs", "Jobs on the queue.", ["queue", "status"], registry=r),
         queue_oldest_seconds=Gauge(
             "berth_queue_oldest_seconds", "Age of the oldest of them.", ["queue", "status"], registry=r

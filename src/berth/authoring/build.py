@@ -26,7 +26,7 @@ from berth.authoring.lockfile import Lock
 from berth.authoring.manifest import ManifestFile, load
 from berth.authoring.origins import Registry
 from berth.authoring.packing import Entry, Layer, diff_id_of, file_entry, pack
-from berth.authoring.project import Project, check_entry, collect
+from berth.authoring.project import Project, check_entry, collect, documents
 from berth.authoring.repository import LocalRepository
 from berth.authoring.steps import Report as Report
 from berth.authoring.steps import Step as Step
@@ -134,7 +134,7 @@ def build(
     platforms = platforms_of(file, options.platform)
     lock, warnings = _lock(root, file, platforms, options)
     project = collect(root, file.manifest, allow_secrets=options.allow_secrets)
-    weights = _weights(repository, file, project, report)
+    weights, more = _weights(root, repository, file, project, report)
     shared = _shared_layers(repository, file, project, weights, options, report)
     extra = _bundle(repository, weights, report) if options.bundle else []
     made: list[Layer] = []
@@ -170,7 +170,7 @@ def build(
         size=size,
         layers=(*made, *shared, *extra),
         checkpoints=tuple(weights),
-        warnings=(*project.warnings, *warnings),
+        warnings=(*project.warnings, *warnings, *more),
         platforms=tuple(str(p) for p in platforms),
         locked=lock is not None,
     )
@@ -337,13 +337,15 @@ def _index(
 
 
 def _weights(
-    repository: LocalRepository, file: ManifestFile, project: Project, report: Report
-) -> list[BuiltCheckpoint]:
-    built = []
+    root: Path, repository: LocalRepository, file: ManifestFile, project: Project, report: Report
+) -> tuple[list[BuiltCheckpoint], list[str]]:
+    built, warnings = [], []
     for checkpoint in file.manifest.checkpoints:
         started = time.monotonic()
         files = [w for w in project.weights if w.checkpoint == checkpoint.name]
-        done = checkpoints.build(repository, checkpoint, files)
+        about, notes = documents(root, checkpoint)
+        warnings += [note for note in notes if note not in warnings]
+        done = checkpoints.build(repository, checkpoint, files, about)
         built.append(done)
         report(
             Step(
@@ -354,7 +356,7 @@ def _weights(
                 note="1 file" if len(files) == 1 else f"{len(files)} files",
             )
         )
-    return built
+    return built, warnings
 
 
 def _shared_layers(

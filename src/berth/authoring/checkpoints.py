@@ -1,19 +1,22 @@
 """How do weights become a checkpoint? A CNCF ModelPack manifest with one raw layer per file (model-spec).
 
-It says nothing about the model version around it, so versions with the same weights share one checkpoint.
+README and licence go along as layers of documents, so that registries which know ModelPack can show them (Harbor's
+tabs). Else it says nothing about the model version around it: versions with the same weights and the same documents
+share one checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from berth.authoring.hashing import worker_count
 from berth.authoring.manifest import Checkpoint
-from berth.authoring.project import WeightFile
+from berth.authoring.packing import file_entry, tar_bytes
+from berth.authoring.project import Document, WeightFile
 from berth.authoring.repository import LocalRepository
 from berth.errors import ManifestInvalid
 from berth.oci import manifest as manifests
@@ -42,10 +45,17 @@ class BuiltCheckpoint:
         return sum(d.size for _, d in self.files)
 
 
-def build(repository: LocalRepository, checkpoint: Checkpoint, files: Sequence[WeightFile]) -> BuiltCheckpoint:
+def build(
+    repository: LocalRepository,
+    checkpoint: Checkpoint,
+    files: Sequence[WeightFile],
+    documents: Sequence[Document] = (),
+) -> BuiltCheckpoint:
     """Hashes the files (in parallel; nothing is copied) and stores the manifest that names them."""
     with ThreadPoolExecutor(worker_count(len(files))) as pool:
-        layers = list(pool.map(lambda file: _layer(repository, file), files))
+        weights = list(pool.map(lambda file: _layer(repository, file), files))
+    # A tar is its own diff id: nothing here is compressed.
+    layers = [*weights, *(_document(repository, document) for document in documents)]
     descriptor: dict[str, Any] = {"name": checkpoint.name}
     config: dict[str, Any] = {"format": checkpoint.format} if checkpoint.format else {}
     body = manifests.dumps(
@@ -71,30 +81,50 @@ def build(repository: LocalRepository, checkpoint: Checkpoint, files: Sequence[W
         annotations={NAME: checkpoint.name},
         platform=NO_PLATFORM,
     )
-    return BuiltCheckpoint(checkpoint, named, tuple(zip(files, layers, strict=True)))
+    return BuiltCheckpoint(checkpoint, named, tuple(zip(files, weights, strict=True)))
 
 
 def _layer(repository: LocalRepository, file: WeightFile) -> Descriptor:
     plain = repository.add_blob_file(file.source, media_type=media_types.MODELPACK_WEIGHT_RAW)
-    metadata = {
-        "name": file.path,
-        "mode": 0o644,
-        "uid": 0,
-        "gid": 0,
-        "size": plain.size,
-        "mtime": "1970-01-01T00:00:00Z",
-        "typeflag": ord("0"),
-    }
     return Descriptor(
         media_type=plain.media_type,
         digest=plain.digest,
         size=plain.size,
-        annotations={
-            FILE_PATH: file.path,
-            FILE_METADATA: json.dumps(metadata, separators=(",", ":")),
-            TITLE: file.path,
-        },
+        annotations={FILE_PATH: file.path, FILE_METADATA: _metadata(file.path, plain.size), TITLE: file.path},
     )
+
+
+def _document(repository: LocalRepository, document: Document) -> Descriptor:
+    """One tar per document: the form that every Harbor since 2.13 reads, where raw ones came later."""
+    tar = b"".join(tar_bytes([file_entry(document.name, document.content)]))
+    stored = repository.add_blob_bytes(tar, media_type=media_types.MODELPACK_DOC_TAR)
+    notes = {FILE_PATH: document.name, FILE_METADATA: _metadata(document.name, len(document.content))}
+    return Descriptor(media_type=stored.media_type, digest=stored.digest, size=stored.size, annotations=notes)
+
+
+def _metadata(name: str, size: int) -> str:
+    return json.dumps(
+        {
+            "name": name,
+            "mode": 0o644,
+            "uid": 0,
+            "gid": 0,
+            "size": size,
+            "mtime": "1970-01-01T00:00:00Z",
+            "typeflag": ord("0"),
+        },
+        separators=(",", ":"),
+    )
+
+
+def weights_of(layers: Iterable[Descriptor]) -> list[Descriptor]:
+    """The layers of a checkpoint that are mounted as its files: all but its documents."""
+    return [layer for layer in layers if not layer.media_type.startswith(media_types.MODELPACK_DOC_PREFIX)]
+
+
+def documents_of(layers: Iterable[Descriptor]) -> list[Descriptor]:
+    """The layers of a checkpoint that only people read."""
+    return [layer for layer in layers if layer.media_type.startswith(media_types.MODELPACK_DOC_PREFIX)]
 
 
 def file_path(layer: Descriptor) -> str:

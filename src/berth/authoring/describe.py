@@ -69,7 +69,8 @@ def _checkpoint(repository: LocalRepository, child: Descriptor, parsed: manifest
         "name": parsed.annotations.get(checkpoints.NAME),
         "mount": parsed.annotations.get(checkpoints.MOUNT),
         "digest": child.digest,
-        "size": sum(layer.size for layer in parsed.layers),
+        "size": sum(layer.size for layer in checkpoints.weights_of(parsed.layers)),
+        "documents": [checkpoints.file_path(layer) for layer in checkpoints.documents_of(parsed.layers)],
         "files": [
             {
                 "path": checkpoints.file_path(layer),
@@ -77,6 +78,6 @@ def _checkpoint(repository: LocalRepository, child: Descriptor, parsed: manifest
                 "size": layer.size,
                 "present": repository.has_blob(layer.digest),
             }
-            for layer in parsed.layers
+            for layer in checkpoints.weights_of(parsed.layers)
         ],
     }

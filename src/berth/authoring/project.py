@@ -77,6 +77,12 @@ _WEIGHT_SUFFIXES = frozenset(
     }
 )
 _LARGE_BYTES = 50 * 1024 * 1024
+# How people spell them → what Harbor's tabs look for; it shows nothing of more than 4 MiB.
+_DOCUMENTS = (
+    {"README.md": "README.md", "README": "README"},
+    {"LICENSE": "LICENSE", "LICENSE.txt": "LICENSE.txt", "LICENSE.md": "LICENSE"},
+)
+_DOCUMENT_BYTES = 4 * 1024 * 1024 - 10 * 1024
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,14 @@ class WeightFile:
     checkpoint: str
     path: str
     source: Path
+
+
+@dataclass(frozen=True)
+class Document:
+    """What people read about a checkpoint; `name` is what registries look for: README.md, LICENSE."""
+
+    name: str
+    content: bytes
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,23 @@ def find_weights(root: Path, checkpoint: Checkpoint) -> list[WeightFile]:
         if not path.resolve().is_relative_to(root.resolve()) and not path.is_symlink():
             raise InvalidInput(f"The weight file {name} lies outside the project.")
     return [WeightFile(checkpoint.name, name, found[name]) for name in sorted(found)]
+
+
+def documents(root: Path, checkpoint: Checkpoint) -> tuple[list[Document], list[str]]:
+    """README and licence of a checkpoint: its own, or else the project's; and what there is to say about them."""
+    rules = Rules.read(root / IGNORE_FILE, ALWAYS_LEFT_OUT)
+    found: list[Document] = []
+    warnings: list[str] = []
+    for spellings in _DOCUMENTS:
+        for path in (folder / name for folder in (root / checkpoint.root, root) for name in spellings):
+            if not path.is_file() or path.is_symlink() or rules.leaves_out(_relative(path, root), folder=False):
+                continue
+            if path.stat().st_size > _DOCUMENT_BYTES:
+                warnings.append(f"{_relative(path, root)} is too large to be shown beside the weights.")
+            else:
+                found.append(Document(spellings[path.name], path.read_bytes()))
+            break
+    return found, warnings
 
 
 def check_entry(root: Path, manifest: Manifest) -> list[str]:

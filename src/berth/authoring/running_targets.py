@@ -144,7 +144,7 @@ def _stored_weights(repository: LocalRepository, version: Descriptor) -> Iterato
         if parsed.artifact_type != media_types.MODELPACK_ARTIFACT:
             continue
         name = parsed.annotations.get(checkpoints.NAME, "")
-        for layer in parsed.layers:
+        for layer in checkpoints.weights_of(parsed.layers):
             # Opening checks that a file that is only referred to still has its content.
             with repository.open_blob(layer.digest) as stream:
                 yield name, checkpoints.file_path(layer), Path(str(stream.name)).resolve()

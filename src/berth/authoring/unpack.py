@@ -168,14 +168,15 @@ class _Writer:
             raise IntegrityError(f"The checkpoint name {name!r} is not safe as a folder's name.")
         root = self.folder / WEIGHTS / name if name else self.folder / WEIGHTS
         written = []
-        for layer in manifest.layers:
+        weights = checkpoints.weights_of(manifest.layers)
+        for layer in weights:
             if layer.media_type != media_types.MODELPACK_WEIGHT_RAW:
                 raise ManifestInvalid(f"The checkpoint {child.digest} has a layer of type {layer.media_type}.")
             path = checkpoints.file_path(layer)
             target = _inside(root, path)
             self._weight(layer, target)
             written.append(target.relative_to(self.folder).as_posix())
-        return written, sum(layer.size for layer in manifest.layers)
+        return written, sum(layer.size for layer in weights)
 
     def _weight(self, layer: Descriptor, target: Path) -> None:
         name = target.relative_to(self.folder).as_posix()

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from berth.authoring import checkpoints
 from berth.authoring.packing import LAYER_KIND
 from berth.authoring.unpack import CODE, Unpacked, unpack
 from berth.client.pushing import file_names
@@ -91,7 +92,7 @@ def _wanted(tree: Tree, weights: bool) -> Iterator[Descriptor]:
     """The blobs that unpacking reads: the code layer of each image and every weight file."""
     for _, manifest in tree.order:
         if _is_checkpoint(manifest):
-            yield from manifest.layers if weights else ()
+            yield from checkpoints.weights_of(manifest.layers) if weights else ()
         else:
             yield from (layer for layer in manifest.layers if layer.annotations.get(LAYER_KIND) == CODE)
 

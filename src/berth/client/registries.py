@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from berth.client.address import path
@@ -68,3 +68,28 @@ class Registries:
         """Asks the registry what it can do; with `repository` small content is pushed there and removed."""
         body = {} if repository is None else {"repository": repository}
         return self._session.post(f"{path('registries', name)}/probe", body)
+
+    def hook(
+        self,
+        name: str,
+        *,
+        projects: Sequence[str] = (),
+        address: str | None = None,
+        pulls: bool = False,
+        anew: bool = False,
+    ) -> Json:
+        """Has the service take the registry's webhook, and sets it up there for `projects`.
+
+        The answer's `secret` is shown once, when it is made.
+        """
+        body: Json = {"projects": list(projects), "pulls": pulls, "anew": anew}
+        if address is not None:
+            body["address"] = address
+        return self._session.post(f"{path('registries', name)}/hook", body)
+
+    def unhook(self, name: str) -> None:
+        self._session.delete(f"{path('registries', name)}/hook")
+
+    def events(self, name: str, *, limit: int | None = None) -> list[Json]:
+        """What the registry told, newest first."""
+        return list(self._session.items(f"{path('registries', name)}/events", limit=limit))

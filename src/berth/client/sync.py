@@ -34,6 +34,7 @@ class Sync:
         project: str,
         schedule: str | None = None,
         on_admission: bool = False,
+        on_event: bool = False,
         terms: Mapping[str, Any] | None = None,
     ) -> Json:
         """Adds a rule; `depot` is the service's own store, other places are known registries.
@@ -46,6 +47,8 @@ class Sync:
             body["schedule"] = schedule
         if on_admission:
             body["on_admission"] = True
+        if on_event:
+            body["on_event"] = True
         if terms:
             body["terms"] = dict(terms)
         return self._session.post("/sync/rules", body)

@@ -28,11 +28,17 @@ class RegistryRow:
     created_by: str
     created_at: datetime
     takes_open: bool = False
+    hook_secret: bytes | None = field(default=None, repr=False)
 
 
 async def registry_named(conn: AsyncConnection, name: str, *, lock: bool = False) -> RegistryRow | None:
     query = select(registries).where(registries.c.name == name)
     row = (await conn.execute(query.with_for_update() if lock else query)).one_or_none()
+    return None if row is None else _row(row)
+
+
+async def registry_by_id(conn: AsyncConnection, registry_id: int) -> RegistryRow | None:
+    row = (await conn.execute(select(registries).where(registries.c.id == registry_id))).one_or_none()
     return None if row is None else _row(row)
 
 
@@ -78,6 +84,11 @@ async def update_registry(conn: AsyncConnection, registry_id: int, *, values: Ma
     changed = {**values, **probed}
     query = update(registries).where(registries.c.id == registry_id).values(changed).returning(registries)
     return _row((await conn.execute(query)).one())
+
+
+async def set_hook_secret(conn: AsyncConnection, registry_id: int, sealed: bytes | None) -> None:
+    """What deliveries have to carry; None: there are none. What a probe found stays."""
+    await conn.execute(update(registries).where(registries.c.id == registry_id).values(hook_secret=sealed))
 
 
 async def set_capabilities(

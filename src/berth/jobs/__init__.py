@@ -17,6 +17,7 @@ __all__ = ["JOBS", "JobContext"]
 JOBS: Final[Mapping[str, str]] = {
     "collect_garbage": "berth.jobs.collect_garbage",
     "delete_old_jobs": "berth.jobs.delete_old_jobs",
+    "forget_registry_events": "berth.jobs.forget_registry_events",
     "publish_version": "berth.jobs.publish_version",
     "record_needs": "berth.jobs.record_needs",
     "remove_stale_uploads": "berth.jobs.remove_stale_uploads",
@@ -26,5 +27,6 @@ JOBS: Final[Mapping[str, str]] = {
     "scan_vulnerabilities": "berth.jobs.scan_vulnerabilities",
     "scan_weights": "berth.jobs.scan_weights",
     "schedule_sync": "berth.jobs.schedule_sync",
+    "take_registry_events": "berth.jobs.take_registry_events",
     "withdraw_version": "berth.jobs.withdraw_version",
 }

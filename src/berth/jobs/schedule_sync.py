@@ -1,4 +1,4 @@
-"""What is due between registries? Starts scheduled rules, takes up lost runs, and settles what is not where it belongs.
+"""What is due between registries? Starts scheduled rules, takes up lost runs and events, and settles misplaced copies.
 
 Facts that change publish and withdraw at once (gates/verdicts.py). This finds the rest: verdicts that time alone turns,
 places that failed, and versions that were admitted before their project got a home.
@@ -13,6 +13,8 @@ import structlog
 
 from berth.jobs.context import JobContext
 from berth.sync import queries, runs
+from berth.sync.events import queries as events
+from berth.sync.events.arrive import take_up
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing.publish import is_admitted
 from berth.sync.publishing.record import PUBLISH, WITHDRAW, later
@@ -34,6 +36,7 @@ async def run(context: JobContext, **_: Any) -> None:
     await _start_due(context)
     await _take_up_lost(context)
     await _settle_places(context)
+    await _take_up_events(context)
 
 
 async def _start_due(context: JobContext) -> None:
@@ -69,3 +72,10 @@ async def _settle_places(context: JobContext) -> None:
                 await later(conn, PUBLISH if admitted else WITHDRAW, repository_id, root)
     if waiting or outlived or unplaced:
         log.info("places_due", waiting=len(waiting), outlived=len(outlived), unplaced=len(unplaced))
+
+
+async def _take_up_events(context: JobContext) -> None:
+    """Events whose registry could not be asked when they came."""
+    async with context.db.transaction() as conn:
+        for registry_id in await events.registries_waiting(conn, before=context.now() - RETRY_AFTER):
+            await take_up(conn, registry_id)

@@ -28,6 +28,8 @@ MODELPACK_ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
 MODELPACK_CONFIG = "application/vnd.cncf.model.config.v1+json"
 MODELPACK_WEIGHT_RAW = "application/vnd.cncf.model.weight.v1.raw"
 MODELPACK_WEIGHT_TAR = "application/vnd.cncf.model.weight.v1.tar"
+MODELPACK_DOC_PREFIX = "application/vnd.cncf.model.doc.v1."
+MODELPACK_DOC_TAR = "application/vnd.cncf.model.doc.v1.tar"
 
 COSIGN_SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGSTORE_BUNDLE_V03 = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -18,7 +18,7 @@ from berth import __version__
 from berth.errors import BerthError
 from berth.oci import wire_errors
 from berth.oci.wire_errors import WireError
-from berth.server import api, health, metrics, problems
+from berth.server import api, health, hooks, metrics, problems
 from berth.server.gateway.app import Gateway
 from berth.server.services import Services
 
@@ -49,6 +49,7 @@ def create_app(services: Services, *, on_shutdown: Callable[[], Awaitable[None]]
     api.include_all(rest)
     rest.include_router(health.router)
     rest.include_router(metrics.router)
+    rest.include_router(hooks.router)
     problems.install(rest)
     return Door(gateway=Gateway(services), rest=rest)
 

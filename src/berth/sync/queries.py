@@ -155,7 +155,7 @@ async def manifests_held(conn: AsyncConnection, repository: str, digests: Collec
 
 _RULES = (
     "select u.id, u.name, u.project, u.project_id, p.name as owner, u.source, u.target, u.terms, u.schedule, "
-    "u.next_run_at, u.on_admission, u.enabled, u.created_by, u.created_at "
+    "u.next_run_at, u.on_admission, u.on_event, u.enabled, u.created_by, u.created_at "
     "from sync_rules u left join projects p on p.id = u.project_id "
 )
 
@@ -169,10 +169,11 @@ async def insert_rule(conn: AsyncConnection, values: Mapping[str, Any]) -> bool:
     made = await conn.execute(
         text(
             "insert into sync_rules (name, project, project_id, source, target, terms, schedule, next_run_at, "
-            "on_admission, created_by) values (:name, :project, :project_id, :source, :target, cast(:terms as jsonb), "
-            ":schedule, :next_run_at, :on_admission, :created_by) on conflict (name) do nothing returning id"
+            "on_admission, on_event, created_by) values (:name, :project, :project_id, :source, :target, "
+            "cast(:terms as jsonb), :schedule, :next_run_at, :on_admission, :on_event, :created_by) "
+            "on conflict (name) do nothing returning id"
         ),
-        {**values, "terms": json.dumps(values["terms"])},
+        {"on_event": False, **values, "terms": json.dumps(values["terms"])},
     )
     return made.first() is not None
 
@@ -201,6 +202,15 @@ async def admission_rules(conn: AsyncConnection, project: str) -> list[Rule]:
     rows = await conn.execute(
         text(_RULES + "where u.on_admission and u.enabled and u.source = 'depot' and u.project = :p order by u.name"),
         {"p": project},
+    )
+    return [_rule(row) for row in rows]
+
+
+async def event_rules(conn: AsyncConnection, source: str, project: str) -> list[Rule]:
+    """The rules that a push to a project of that registry starts."""
+    rows = await conn.execute(
+        text(_RULES + "where u.on_event and u.enabled and u.source = :s and u.project = :p order by u.name"),
+        {"s": source, "p": project},
     )
     return [_rule(row) for row in rows]
 

@@ -52,6 +52,7 @@ class Rule:
     enabled: bool
     created_by: str
     created_at: datetime
+    on_event: bool = False
 
 
 def check_name(name: str) -> None:

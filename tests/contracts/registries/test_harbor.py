@@ -18,7 +18,7 @@ from berth.adapters.registries.contract import (
 )
 from berth.adapters.registries.harbor import HarborRegistry
 from berth.adapters.registries.harbor_projects import ProjectPlan
-from berth.errors import Conflict, InvalidInput, NotFound, Unauthenticated, Unsupported
+from berth.errors import Conflict, InvalidInput, NotFound, Unsupported
 from tests.contracts.registries.harbor_double import PASSWORD, USER, HarborDouble
 from tests.contracts.registries.oci_double import sha256
 from tests.unit.wire.conftest import IMPATIENT
@@ -196,39 +196,6 @@ async def test_rules_are_said_again_without_doubling(harbor: HarborRegistry, dou
     assert await projects.ensure_webhook("ml", "berth", **hook)
     assert not await projects.ensure_webhook("ml", "berth", **hook)
     assert len(double.projects["ml"].webhooks) == 1
-
-
-# Payloads as Harbor's documentation prints them (registries.md §4).
-DEFAULT = {
-    "type": "PUSH_ARTIFACT",
-    "occur_at": 1_780_000_000,
-    "operator": "admin",
-    "event_data": {
-        "resources": [{"digest": "sha256:" + "a" * 64, "tag": "1.0.0", "resource_url": "h/ml/lab/demo:1.0.0"}],
-        "repository": {"name": "lab/demo", "namespace": "ml", "repo_full_name": "ml/lab/demo", "repo_type": "private"},
-    },
-}
-
-
-async def test_webhooks_are_read_and_checked(harbor: HarborRegistry) -> None:
-    headers = {"Authorization": SECRET}
-    [event] = harbor.event(headers, json.dumps(DEFAULT).encode(), secret=SECRET)
-    assert (event.action, event.repository, event.tag, event.at) == ("pushed", "lab/demo", "1.0.0", 1_780_000_000)
-    cloud = {
-        "type": "harbor.artifact.deleted",
-        "time": "2026-05-28T20:26:40Z",
-        "source": "/projects/1/webhook/policies/1",
-        "data": DEFAULT["event_data"],
-    }
-    [event] = harbor.event(headers, json.dumps(cloud).encode(), secret=SECRET)
-    assert (event.action, event.at) == ("deleted", 1_780_000_000)
-    for wrong in ({}, {"Authorization": "other"}, {"Authorization": SECRET + "x"}):
-        with pytest.raises(Unauthenticated):
-            harbor.event(wrong, json.dumps(DEFAULT).encode(), secret=SECRET)
-    with pytest.raises(Unauthenticated):
-        harbor.event({"Authorization": ""}, b"{}", secret="")
-    with pytest.raises(InvalidInput):
-        harbor.event(headers, b"[]", secret=SECRET)
 
 
 async def test_lists_page_by_number(harbor: HarborRegistry, double: HarborDouble) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from berth.adapters.scanners.contract import ScanResult
+from berth.adapters.scanners.contract import ScanResult, Subject
 from berth.adapters.scanners.weights import PickleWeightScanner
 from tests.unit.scanners.made import HARMLESS_4, ORDERED, SYSTEM, SYSTEM_4, Depot, sha256, tar, zipped
 
@@ -58,6 +58,21 @@ async def test_a_raw_checkpoint_is_found(depot: Depot, weights: PickleWeightScan
 
     assert [f.path for f in found.summary.malicious] == ["layer 2"]
     assert (clean.status, clean.summary.malicious) == ("ok", ())
+
+
+async def test_documents_beside_weights_are_read_like_weights(depot: Depot, weights: PickleWeightScanner) -> None:
+    """A README is no obstacle, and its media type no hiding place."""
+    raw, document = "application/vnd.cncf.model.weight.v1.raw", "application/vnd.cncf.model.doc.v1.tar"
+
+    def checkpoint(content: bytes) -> Subject:
+        config = {"mediaType": "application/vnd.cncf.model.config.v1+json", **depot.put(b"{}")}
+        layers = [{"mediaType": raw, **depot.put(HARMLESS_4)}]
+        return depot.manifest(config, [*layers, {"mediaType": document, **depot.put(tar({"README.md": content}))}])
+
+    clean = await weights.scan(checkpoint(b"# A model\n\nIt says so.\n"))
+    hidden = await weights.scan(checkpoint(SYSTEM))
+    assert (clean.status, clean.summary.malicious, clean.summary.problems) == ("ok", (), ())
+    assert [f.path for f in hidden.summary.malicious] == ["layer 2!README.md"]
 
 
 async def test_docker_schema_2_is_walked_like_oci(depot: Depot, weights: PickleWeightScanner) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import ClassVar
 
-from berth.adapters.registries.contract import Capabilities, Kind, RegistrySettings
+from berth.adapters.registries import notifications
+from berth.adapters.registries.contract import Capabilities, Inward, Kind, RegistrySettings, RemoteEvent
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
 from berth.adapters.registries.rest import Rest
 from berth.adapters.registries.sdk import in_sdk_thread, sdk
-from berth.errors import NotFound, RemoteAuthError
+from berth.errors import InvalidInput, NotFound, RemoteAuthError
 from berth.oci import reference as references
 from berth.wire.auth import Credential, CredentialSource
 from berth.wire.blobs import delete_scope
@@ -41,6 +42,7 @@ class AcrRegistry(DistributionRegistry):
         "Azure Container Registry",
         Capabilities(largest_blob=200 * 2**30, largest_manifest=4 * 2**20),
         {**COMMON_OPTIONS, "tenant": "Entra tenant of the identity; without user and password."},
+        notifies=True,
     )
 
     def __init__(
@@ -80,6 +82,26 @@ class AcrRegistry(DistributionRegistry):
                 return True
         except NotFound:
             return False
+
+    @classmethod
+    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+        """One event each, like Distribution's without an envelope (Azure: container-registry-webhook-reference)."""
+        found = notifications.document(body, "Azure Container Registry")
+        if found.get("action") == "ping":
+            return []
+        target = found.get("target")
+        if not isinstance(target, dict) or not isinstance(found.get("action"), str):
+            raise InvalidInput("This is not a notification of Azure Container Registry.")
+        return [
+            RemoteEvent(
+                action=notifications.ACTIONS.get(found["action"], "other"),
+                repository=notifications.ours(target.get("repository"), inward),
+                digest=notifications.text(target.get("digest")),
+                tag=notifications.text(target.get("tag")),
+                at=notifications.moment(found.get("timestamp")),
+                id=notifications.text(found.get("id")),
+            )
+        ]
 
     async def close(self) -> None:
         await self._rest.close()

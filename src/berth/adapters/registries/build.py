@@ -9,7 +9,13 @@ from importlib import import_module
 from pathlib import Path
 
 from berth.adapters.registries import REGISTRIES
-from berth.adapters.registries.contract import Capabilities, Kind, Registry, RegistrySettings
+from berth.adapters.registries.contract import (
+    Capabilities,
+    Kind,
+    Registry,
+    RegistrySettings,
+    RemoteEvent,
+)
 from berth.adapters.registries.distribution import DistributionRegistry, capabilities_of
 from berth.adapters.registries.folder import FolderRegistry
 from berth.adapters.registries.names import RULES, Names
@@ -71,6 +77,15 @@ class Registries:
         if settings.kind == "folder":
             return FolderRegistry(_folder(settings))
         return _class(settings.kind)(settings, retry=self._retry)
+
+    def events(self, settings: RegistrySettings, body: bytes) -> Sequence[RemoteEvent]:
+        found = None if settings.kind == "folder" else _class(settings.kind)
+        if found is None or not found.KIND.notifies:
+            raise Unsupported(
+                f"The kind {settings.kind} tells us nothing by webhook.", hint="Give its sync rules a schedule."
+            )
+        names = Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
+        return found.events(body, inward=names.inward)
 
     async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
         # From the defaults on: what one probe was not allowed to see, the next one asks again.

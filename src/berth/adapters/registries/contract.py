@@ -6,7 +6,7 @@ verified by whoever receives bytes: an adapter must raise IntegrityError rather 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -199,13 +199,18 @@ class RegistrySettings:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of registry: what can be configured and what it is expected to do."""
+    """One kind of registry: what can be configured and what it is expected to do.
+
+    Attributes:
+        notifies: its webhooks are understood here (`Notifying`).
+    """
 
     name: str
     title: str
     capabilities: Capabilities
     options: Mapping[str, str] = field(default_factory=dict)
     needs_url: bool = True
+    notifies: bool = False
 
 
 class RegistryFactory(Protocol):
@@ -221,6 +226,13 @@ class RegistryFactory(Protocol):
 
     def open(self, settings: RegistrySettings) -> Registry:
         """A registry; whoever opens it closes it. Raises InvalidInput, SetupError (an extra is not installed)."""
+        ...
+
+    def events(self, settings: RegistrySettings, body: bytes) -> Sequence[RemoteEvent]:
+        """What a delivery of its webhook says. Asks nobody, opens nothing.
+
+        Raises Unsupported where a kind sends none that we read, InvalidInput for one that is unreadable.
+        """
         ...
 
     async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
@@ -305,24 +317,53 @@ class Housekeeping(Protocol):
 
 @dataclass(frozen=True)
 class RemoteEvent:
-    """Something that happened at a registry, from its webhook. Deliveries repeat and overtake each other."""
+    """Something that happened at a registry, from its webhook. Deliveries repeat and overtake each other.
 
-    action: str  # pushed | pulled | deleted | scanned | other
+    Attributes:
+        action: pushed | pulled | deleted | scanned | other
+        repository: by our own name; None for one that is none of ours.
+        at: when it happened there, seconds since the epoch.
+        id: the registry's own name of the event, where it gives one.
+    """
+
+    action: str
     repository: str | None
     digest: str | None
     tag: str | None
     at: float | None
+    id: str | None = None
 
     @property
-    def key(self) -> tuple[str, str | None, float | None]:
-        """What makes two deliveries the same event."""
-        return (self.action, self.digest, self.at)
+    def key(self) -> str | None:
+        """What makes two deliveries the same event; None where a registry says nothing that would tell them apart."""
+        if self.id is not None:
+            return f"id {self.id}"
+        if self.at is None:
+            return None
+        return " ".join(str(part) for part in (self.action, self.repository, self.digest, self.tag, self.at))
+
+
+# The `project/name` that a repository of the registry stands for here; None when it is none of ours.
+Inward = Callable[[str], str | None]
 
 
 @runtime_checkable
 class Notifying(Protocol):
-    """It sends webhooks."""
+    """It sends webhooks. Who sent a delivery is checked before anything of it is read."""
 
-    def event(self, headers: Mapping[str, str], body: bytes, *, secret: str) -> Sequence[RemoteEvent]:
-        """The events of a delivery. Raises Unauthenticated without `secret` in it, InvalidInput if unreadable."""
+    @classmethod
+    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+        """The events of a delivery. Raises InvalidInput when it is unreadable."""
+        ...
+
+
+@runtime_checkable
+class Hooking(Protocol):
+    """Its webhooks can be set up from here."""
+
+    async def ensure_hook(self, project: str, *, address: str, authorization: str, pulls: bool) -> bool:
+        """Have it tell `address` what happens to one of our projects there; whether the hook is new.
+
+        `authorization` comes back with every delivery. With `pulls` also each pull is told.
+        """
         ...

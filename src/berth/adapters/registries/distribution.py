@@ -11,9 +11,18 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import asdict
 from typing import ClassVar
 
-from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings, Stat
+from berth.adapters.registries.contract import (
+    Capabilities,
+    Inward,
+    Kind,
+    Page,
+    RegistrySettings,
+    RemoteEvent,
+    Stat,
+)
 from berth.adapters.registries.lists import Lists
 from berth.adapters.registries.names import LIMITS, RULES, Limits, Names
+from berth.adapters.registries.notifications import of_envelope
 from berth.errors import (
     Conflict,
     DigestInvalid,
@@ -65,6 +74,7 @@ class DistributionRegistry:
         # No referrers API; deletion where it is switched on.
         Capabilities(referrers=False, oci_subject=False),
         COMMON_OPTIONS,
+        notifies=True,
     )
 
     def __init__(self, settings: RegistrySettings, *, retry: RetryPolicy | None = None) -> None:
@@ -269,7 +279,7 @@ class DistributionRegistry:
     async def _delete_content(self, name: str, digest: str) -> bool:
         return await wire_manifests.delete(self.client, name, digest)
 
-    # ---- referrers, limits, end
+    # ---- referrers, events, limits, end
 
     async def referrers(self, repository: str, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
         name = self.names.outward(repository)
@@ -291,6 +301,11 @@ class DistributionRegistry:
                 whole = oci_referrers.descriptor_for(manifests.parse(body), entry.digest)
                 typed += [whole] if whole.artifact_type == artifact_type else []
         return sorted(typed, key=lambda d: d.digest)
+
+    @classmethod
+    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+        """For the kinds that notify; a vendor with a form of its own reads that instead."""
+        return of_envelope(body, inward=inward)
 
     def limits(self) -> Limits:
         """What it takes: by kind, or as configured."""

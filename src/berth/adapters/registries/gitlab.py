@@ -32,6 +32,7 @@ class GitLabRegistry(DistributionRegistry):
             "prefix": "Path of the GitLab project, group/project.",
             "api_url": "Address of GitLab, e.g. https://gitlab.example; it also issues the registry's tokens.",
         },
+        notifies=True,  # GitLab's registry is a Distribution: `notifications` in its own configuration
     )
 
     def __init__(self, settings: RegistrySettings, *, retry: RetryPolicy | None = None) -> None:

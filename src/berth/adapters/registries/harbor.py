@@ -7,14 +7,14 @@ manifest GETs count as pulls at Harbor, so checks are HEADs.
 
 from __future__ import annotations
 
-import hmac
-import json
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
+from berth.adapters.registries import notifications
 from berth.adapters.registries.contract import (
     Capabilities,
+    Inward,
     Kind,
     Page,
     RegistrySettings,
@@ -25,7 +25,7 @@ from berth.adapters.registries.contract import (
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
 from berth.adapters.registries.harbor_projects import HarborProjects
 from berth.adapters.registries.rest import Rest, segment
-from berth.errors import Conflict, InvalidInput, NotFound, RemoteError, Unauthenticated, Unsupported
+from berth.errors import Conflict, InvalidInput, NotFound, RemoteError, Unsupported
 from berth.oci import reference as references
 from berth.wire.retry import RetryPolicy
 
@@ -40,10 +40,14 @@ _EVENTS = {
     "PULL_ARTIFACT": "pulled",
     "DELETE_ARTIFACT": "deleted",
     "SCANNING_COMPLETED": "scanned",
+    "SCANNING_FAILED": "scanned",
+    "SCANNING_STOPPED": "scanned",
     "harbor.artifact.pushed": "pushed",
     "harbor.artifact.pulled": "pulled",
     "harbor.artifact.deleted": "deleted",
     "harbor.scan.completed": "scanned",
+    "harbor.scan.failed": "scanned",
+    "harbor.scan.stopped": "scanned",
 }
 _PAGE = 100  # Harbor answers 422 to more
 
@@ -60,6 +64,7 @@ class HarborRegistry(DistributionRegistry):
             "prefix": "Harbor project, and perhaps a path below it; without it projects have the same names there.",
             "create_projects": "true: a Harbor project that is missing is made, private, before the first push.",
         },
+        notifies=True,
     )
 
     def __init__(self, settings: RegistrySettings, *, retry: RetryPolicy | None = None) -> None:
@@ -238,13 +243,17 @@ class HarborRegistry(DistributionRegistry):
         version = found.get("harbor_version")
         return version if isinstance(version, str) else None
 
-    # ---- Notifying
+    # ---- Notifying, Hooking
 
-    def event(self, headers: Mapping[str, str], body: bytes, *, secret: str) -> Sequence[RemoteEvent]:
-        given = next((value for key, value in headers.items() if key.lower() == "authorization"), "")
-        if not secret or not hmac.compare_digest(given.encode(), secret.encode()):
-            raise Unauthenticated("This delivery does not carry the webhook's secret.")
-        return list(_events(body, self.names.inward))
+    @classmethod
+    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+        return list(_events(body, inward))
+
+    async def ensure_hook(self, project: str, *, address: str, authorization: str, pulls: bool) -> bool:
+        there = self.names.outward(f"{project}/any").partition("/")[0]
+        return await self.projects.ensure_webhook(
+            there, f"berth-{self.settings.name}", address=address, secret=authorization, pulls=pulls
+        )
 
     async def close(self) -> None:
         await self.rest.close()
@@ -257,23 +266,22 @@ def _artifact(name: str, reference: str) -> str:
     return f"/projects/{segment(project)}/repositories/{segment(segment(repository))}/artifacts/{segment(reference)}"
 
 
-def _events(body: bytes, inward: Any) -> Iterable[RemoteEvent]:
+def _events(body: bytes, inward: Inward) -> Iterable[RemoteEvent]:
     """Both payload forms: Harbor's own, and CloudEvents with the same content in `data`."""
-    try:
-        document = json.loads(body)
-        data = document.get("event_data") or document.get("data") or {}
-        full = (data.get("repository") or {}).get("repo_full_name")
-        at = document.get("occur_at")
-        if at is None and "time" in document:
-            at = datetime.fromisoformat(document["time"]).timestamp()
-        for resource in data.get("resources") or [{}]:
-            digest, tag = resource.get("digest"), resource.get("tag")
-            yield RemoteEvent(
-                action=_EVENTS.get(str(document.get("type")), "other"),
-                repository=inward(full) if isinstance(full, str) else None,
-                digest=digest if isinstance(digest, str) else None,
-                tag=tag if isinstance(tag, str) and tag != digest else None,
-                at=float(at) if at is not None else None,
-            )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidInput("This is not a webhook of Harbor.") from error
+    found = notifications.document(body, "Harbor")
+    data = found.get("event_data") or found.get("data")
+    if not isinstance(found.get("type"), str) or not isinstance(data, dict):
+        raise InvalidInput("This is not a notification of Harbor.")
+    place, resources = data.get("repository"), data.get("resources")
+    full = place.get("repo_full_name") if isinstance(place, dict) else None
+    at = notifications.moment(found.get("occur_at", found.get("time")))
+    for resource in resources if isinstance(resources, list) and resources else [{}]:
+        named = resource if isinstance(resource, dict) else {}
+        digest, tag = notifications.text(named.get("digest")), notifications.text(named.get("tag"))
+        yield RemoteEvent(
+            action=_EVENTS.get(found["type"], "other"),
+            repository=notifications.ours(full, inward),
+            digest=digest,
+            tag=tag if tag != digest else None,  # the digest stands there when no tag was named
+            at=at,
+        )

@@ -26,6 +26,7 @@ PUBLISH = (
     ("tag", "list"),
     ("tag", "delete"),
 )
+HOOKED = ("PUSH_ARTIFACT", "DELETE_ARTIFACT", "SCANNING_COMPLETED", "SCANNING_FAILED", "SCANNING_STOPPED")
 READ = (("repository", "pull"), ("repository", "list"), ("artifact", "read"), ("artifact", "list"), ("tag", "list"))
 
 
@@ -219,7 +220,7 @@ class HarborProjects:
 
     # ---- webhooks
 
-    async def ensure_webhook(self, project: str, name: str, *, address: str, secret: str) -> bool:
+    async def ensure_webhook(self, project: str, name: str, *, address: str, secret: str, pulls: bool = False) -> bool:
         """Have Harbor tell `address` what happens; `secret` comes back verbatim as `Authorization`. Whether added."""
         path = f"/projects/{segment(project)}/webhook/policies"
         known = (await self._rest.ask("GET", path, query={"page_size": 100})).objects()
@@ -227,7 +228,7 @@ class HarborProjects:
         body: Mapping[str, Any] = {
             "name": name,
             "enabled": True,
-            "event_types": ["PUSH_ARTIFACT", "DELETE_ARTIFACT", "SCANNING_COMPLETED", "SCANNING_FAILED"],
+            "event_types": [*HOOKED, *(["PULL_ARTIFACT"] if pulls else [])],
             "targets": [{**target, "payload_format": "Default"}],
         }
         for policy in known:

@@ -85,6 +85,9 @@ COMMANDS = Branch(
                 "show": Leaf(f"{_HERE}.registry:show", "Show one registry and what it can do."),
                 "rm": Leaf(f"{_HERE}.registry:rm", "Forget a registry; what lives there stays there."),
                 "probe": Leaf(f"{_HERE}.registry:probe", "Ask a registry what it can do."),
+                "hook": Leaf(f"{_HERE}.registry_events:hook", "Let a registry tell us of pushes and deletions."),
+                "unhook": Leaf(f"{_HERE}.registry_events:unhook", "Take no more deliveries of a registry."),
+                "events": Leaf(f"{_HERE}.registry_events:events", "List what a registry told us."),
             },
         ),
         "sync": Branch(

@@ -47,6 +47,9 @@ def rule_add(
     on_admission: Annotated[
         bool, typer.Option("--on-admission", help="Publish there whatever is admitted, at once.")
     ] = False,
+    on_event: Annotated[
+        bool, typer.Option("--on-event", help="Run when the source tells of a push; see `berth registry hook`.")
+    ] = False,
     window: Annotated[str | None, typer.Option("--window", help="Hours in UTC, e.g. 22:00-06:00.")] = None,
     parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="Blobs that move at once.")] = None,
     bandwidth: Annotated[int | None, typer.Option("--bandwidth", min=1, help="Bytes per second at most.")] = None,
@@ -76,6 +79,7 @@ def rule_add(
             project=project,
             schedule=schedule,
             on_admission=on_admission,
+            on_event=on_event,
             terms={key: value for key, value in terms.items() if value is not None},
         )
     out = Output(output)

@@ -44,6 +44,9 @@ sync_rules = Table(
     Column("enabled", Boolean, nullable=False, server_default=text("true")),
     Column("created_by", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # A push at the source, told by its webhook, starts a run.
+    Column("on_event", Boolean, nullable=False, server_default=text("false")),
+    Index("ix_sync_rules_on_event", "source", postgresql_where=text("on_event")),
     Index("ix_sync_rules_project", "project_id"),
     Index("ix_sync_rules_due", "next_run_at", postgresql_where=text("next_run_at is not null")),
 )
@@ -119,5 +122,6 @@ placements = Table(
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("state in ('pending','published','failed','withdrawn','exposed')", name="state"),
     UniqueConstraint("version_id", "registry", "repository", name="uq_placements_place"),
+    Index("ix_placements_place", "registry", "repository"),
     Index("ix_placements_unsettled", "at", postgresql_where=text("state in ('pending','failed','exposed')")),
 )

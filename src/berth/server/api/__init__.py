@@ -19,6 +19,7 @@ from berth.server.api import (
     models,
     projects,
     registries,
+    registry_events,
     sync,
     tokens,
     users,
@@ -50,6 +51,7 @@ RESOURCES: Final[tuple[APIRouter, ...]] = (
     sync.router,
     audit.router,
     registries.router,
+    registry_events.router,
 )
 
 

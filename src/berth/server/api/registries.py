@@ -26,13 +26,14 @@ ACTION = access_registries.ACTION
 
 
 class KnownRegistry(BaseModel):
-    """`has_secret` says whether a password or token is stored; it is never shown."""
+    """`has_secret`: whether a password or token is stored; it is never shown. `has_hook`: whether it may tell us."""
 
     name: str
     kind: str
     url: str
     username: str | None
     has_secret: bool
+    has_hook: bool
     options: dict[str, Any]
     capabilities: dict[str, Any] | None
     probed_at: datetime | None
@@ -51,6 +52,7 @@ class RegistryKind(BaseModel):
     title: str
     options: dict[str, str]
     capabilities: dict[str, Any]
+    notifies: bool
 
 
 class RegistryKinds(BaseModel):
@@ -97,7 +99,7 @@ class Probe(BaseModel):
 @router.get("/registry-kinds", **operation(ACTION, "listRegistryKinds", "List the kinds of registries"))
 async def kinds(request: Request) -> RegistryKinds:
     async with acting(request) as call:
-        return RegistryKinds(items=[_kind(kind) for kind in _factory(call.services).kinds()])
+        return RegistryKinds(items=[_kind(kind) for kind in factory_of(call.services).kinds()])
 
 
 @router.get("/registries", **operation(ACTION, "listRegistries", "List the known registries"))
@@ -113,8 +115,8 @@ async def add(request: Request, body: NewRegistry) -> KnownRegistry:
         row = await access_registries.add_registry(
             call.conn,
             call.actor,
-            _factory(call.services),
-            _sealer(call.services),
+            factory_of(call.services),
+            sealer_of(call.services),
             name=body.name,
             kind=body.kind,
             url=body.url,
@@ -139,8 +141,8 @@ async def change(request: Request, name: str, body: RegistryChange) -> KnownRegi
         row = await access_registries.change_registry(
             call.conn,
             call.actor,
-            _factory(call.services),
-            _sealer(call.services),
+            factory_of(call.services),
+            sealer_of(call.services),
             name=name,
             url=body.url,
             username=body.username,
@@ -173,25 +175,31 @@ async def probe(request: Request, name: str, body: Probe) -> KnownRegistry:
     async with acting(request) as call:
         services, actor = call.services, call.actor
         row = await access_registries.registry_named(call.conn, name)
-    settings = access_registries.settings_of(row, _sealer(services))
-    found = await _factory(services).probe(settings, repository=body.repository)
+    settings = access_registries.settings_of(row, sealer_of(services))
+    found = await factory_of(services).probe(settings, repository=body.repository)
     async with services.db.transaction() as conn:
         return _shown(await access_registries.record_probe(conn, actor, row, found, now=services.clock()))
 
 
-def _factory(services: Services) -> RegistryFactory:
+def factory_of(services: Services) -> RegistryFactory:
+    """What opens registries. Raises SetupError without."""
     if services.registries is None:
         raise SetupError("This server was started without registries.")
     return services.registries
 
 
-def _sealer(services: Services) -> Callable[[], Sealer]:
+def sealer_of(services: Services) -> Callable[[], Sealer]:
+    """What opens their secrets, once it is needed."""
     return partial(sealer, services.settings)
 
 
 def _kind(kind: Kind) -> RegistryKind:
     return RegistryKind(
-        name=kind.name, title=kind.title, options=dict(kind.options), capabilities=kind.capabilities.to_json()
+        name=kind.name,
+        title=kind.title,
+        options=dict(kind.options),
+        capabilities=kind.capabilities.to_json(),
+        notifies=kind.notifies,
     )
 
 
@@ -202,6 +210,7 @@ def _shown(row: RegistryRow) -> KnownRegistry:
         url=row.url,
         username=row.username,
         has_secret=row.secret is not None,
+        has_hook=row.hook_secret is not None,
         options=dict(row.options),
         capabilities=None if row.capabilities is None else dict(row.capabilities),
         probed_at=row.probed_at,

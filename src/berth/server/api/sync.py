@@ -65,6 +65,7 @@ class NewSyncRule(BaseModel):
     terms: SyncTerms = Field(default_factory=lambda: SyncTerms.model_validate({}))
     schedule: Text | None = Field(None, max_length=100, examples=["0 3 * * *"], description="Cron, UTC.")
     on_admission: bool = Field(False, description="From the depot: publish to the target whatever is admitted.")
+    on_event: bool = Field(False, description="A push at the source starts a run; its webhook has to tell us.")
 
 
 class SyncRuleChange(BaseModel):
@@ -85,6 +86,7 @@ class SyncRule(BaseModel):
     schedule: str | None
     next_run_at: datetime | None
     on_admission: bool
+    on_event: bool
     enabled: bool
     created_by: str
     created_at: datetime
@@ -185,6 +187,8 @@ async def add(request: Request, body: NewSyncRule) -> SyncRule:
                 "What is admitted is published from the depot to another registry, every version of it.",
                 hint="Use --source depot without --only-higher.",
             )
+        if body.on_event and body.source == DEPOT:
+            raise InvalidInput("The depot sends itself no events.", hint="Use --on-admission, or a schedule.")
         made = await queries.insert_rule(
             call.conn,
             {
@@ -197,6 +201,7 @@ async def add(request: Request, body: NewSyncRule) -> SyncRule:
                 "schedule": body.schedule,
                 "next_run_at": None if body.schedule is None else rules.next_time(body.schedule, call.now),
                 "on_admission": body.on_admission,
+                "on_event": body.on_event,
                 "created_by": call.who,
             },
         )

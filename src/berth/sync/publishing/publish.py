@@ -56,11 +56,11 @@ async def publish(
         BerthError: the last failure that may pass, after every place was tried; the caller comes back later.
     """
     depot = await places.open(DEPOT)
-    wanted = await _wanted(db, depot, repository_id, root, now)
+    targets = await wanted(db, depot, repository_id, root, now)
     opened: dict[str, Registry] = {}
     passing: BerthError | None = None
     try:
-        for place in wanted:
+        for place in targets:
             async with db.transaction() as conn:
                 placement = await queries.intend(
                     conn,
@@ -105,9 +105,10 @@ async def publish(
         raise passing
 
 
-async def _wanted(
+async def wanted(
     db: Database, depot: Registry, repository_id: int, root: str, now: Callable[[], datetime]
 ) -> list[Place]:
+    """Where a digest is to be: its project's home and the replicas that want it; nowhere when it is denied."""
     try:
         async with db.transaction() as conn:
             if not (await verdict_of(conn, repository_id, root, now())).admitted:

@@ -90,6 +90,9 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("PATCH", "/registries/none", {"url": "https://other.example"}, {"root"}),
     ("DELETE", "/registries/none", None, {"root"}),
     ("POST", "/registries/none/probe", {}, {"root"}),
+    ("POST", "/registries/none/hook", {}, {"root"}),
+    ("DELETE", "/registries/none/hook", None, {"root"}),
+    ("GET", "/registries/none/events", None, {"root"}),
     # Which rule decides who may; the roles are in test_sync.py.
     ("GET", "/sync/rules", None, ANYBODY),
     ("POST", "/sync/rules", {"name": "r", "source": "a", "target": "b", "project": "vision"}, {"root"}),
@@ -108,6 +111,8 @@ TEMPLATES = {
     "/tokens/999999": "/tokens/{token_id}",
     "/registries/none": "/registries/{name}",
     "/registries/none/probe": "/registries/{name}/probe",
+    "/registries/none/hook": "/registries/{name}/hook",
+    "/registries/none/events": "/registries/{name}/events",
     "/sync/rules/none": "/sync/rules/{rule}",
     "/sync/rules/none/plan": "/sync/rules/{rule}/plan",
     "/sync/rules/none/runs": "/sync/rules/{rule}/runs",

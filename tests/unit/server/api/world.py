@@ -23,7 +23,7 @@ from berth.oci import digest as digests
 from berth.oci import manifest as manifests
 from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
-from berth.server import api, health, metrics, problems
+from berth.server import api, health, hooks, metrics, problems
 from berth.server.services import Services
 from berth.settings import ServiceSettings
 from tests.unit.wire.conftest import IMPATIENT
@@ -59,6 +59,7 @@ class World:
         api.include_all(self.app)
         self.app.include_router(health.router)
         self.app.include_router(metrics.router)
+        self.app.include_router(hooks.router)
         problems.install(self.app)
         self._transport = httpx.ASGITransport(app=self.app)
 
@@ -66,7 +67,7 @@ class World:
         headers = dict(more.pop("headers", {}))
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        address = path if path.startswith(("/healthz", "/readyz", "/metrics")) else f"/api/v1{path}"
+        address = path if path.startswith(("/healthz", "/readyz", "/metrics", "/hooks/")) else f"/api/v1{path}"
         async with httpx.AsyncClient(transport=self._transport, base_url="http://berth.test") as client:
             return await client.request(method, address, headers=headers, **more)
 

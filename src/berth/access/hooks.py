@@ -1,0 +1,88 @@
+"""Did a registry send this delivery? A secret per registry, which its webhook carries as `Authorization`.
+
+Registries sign nothing: Harbor, Distribution, GitLab and Azure send a header verbatim, Quay makes Basic of the user
+and password in the hook's address. All three forms of one secret are taken.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from berth.access import audit
+from berth.access.decide import Actor
+from berth.access.queries import AsyncConnection
+from berth.access.registries import ACTION
+from berth.db import registries as stored
+from berth.db.registries import RegistryRow
+from berth.db.sealing import Sealer
+from berth.errors import NotFound
+
+# Compared with when there is nothing to compare with, so that the answer takes as long.
+_NOBODY: Final = secrets.token_urlsafe(32)
+
+
+async def set_hook(
+    conn: AsyncConnection, actor: Actor, sealer: Callable[[], Sealer], *, name: str, anew: bool
+) -> tuple[RegistryRow, str, bool]:
+    """The registry, its hook's secret, and whether that was made now: when there was none, or `anew`.
+
+    Raises NotFound, and SetupError when the stored one was sealed with another key.
+    """
+    row = await stored.registry_named(conn, name, lock=True)
+    if row is None:
+        raise NotFound(f"There is no registry '{name}'.", hint="berth registry ls shows those that are known.")
+    if row.hook_secret is not None and not anew:
+        return row, sealer().open(row.hook_secret, purpose=_purpose(name)), False
+    secret = secrets.token_urlsafe(32)
+    await stored.set_hook_secret(conn, row.id, sealer().seal(secret, purpose=_purpose(name)))
+    detail = {"hook": "given a new secret" if row.hook_secret is not None else "made"}
+    await audit.record(conn, actor=actor, action=ACTION, project=None, object=name, detail=detail)
+    return row, secret, True
+
+
+async def remove_hook(conn: AsyncConnection, actor: Actor, name: str) -> bool:
+    """Take no more deliveries of a registry; whether any were taken. Raises NotFound."""
+    row = await stored.registry_named(conn, name, lock=True)
+    if row is None:
+        raise NotFound(f"There is no registry '{name}'.", hint="berth registry ls shows those that are known.")
+    if row.hook_secret is None:
+        return False
+    await stored.set_hook_secret(conn, row.id, None)
+    await audit.record(conn, actor=actor, action=ACTION, project=None, object=name, detail={"hook": "removed"})
+    return True
+
+
+def is_authentic(row: RegistryRow | None, header: str | None, sealer: Callable[[], Sealer]) -> bool:
+    """Whether a delivery carries the secret; never for a registry that is not known or has no hook."""
+    known = row is not None and row.hook_secret is not None
+    secret = _NOBODY
+    if row is not None and row.hook_secret is not None:
+        secret = sealer().open(row.hook_secret, purpose=_purpose(row.name))
+    given = [hmac.compare_digest(form.encode(), secret.encode()) for form in _forms(header or "")]
+    return known and any(given)
+
+
+def authorization(secret: str) -> str:
+    """The header that a webhook is to carry."""
+    return f"Bearer {secret}"
+
+
+def _forms(header: str) -> Iterator[str]:
+    """What the secret may be: the header itself, a Bearer token, the password of Basic."""
+    yield header
+    scheme, _, rest = header.partition(" ")
+    if scheme.lower() == "bearer":
+        yield rest.strip()
+    elif scheme.lower() == "basic":
+        with suppress(binascii.Error, ValueError):
+            yield base64.b64decode(rest, validate=True).decode().partition(":")[2]
+
+
+def _purpose(name: str) -> str:
+    return f"hook of registry {name}"
