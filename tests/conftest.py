@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: `postgres`, `databases`, `database_url`, `database`, `berth`, `berth_factory`."""
+"""Fixtures that every test may use: PostgreSQL (`postgres`, `database`, …), `berth`, `berth_factory`, `weed`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from berth.db.embedded import EmbeddedPostgres
 from berth.db.engine import Database
 from tests.support.postgres import FAST, Databases
 from tests.support.processes import BerthFactory, BerthProcess, factory
+from tests.support.seaweedfs import Weed, running_weed
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +56,10 @@ def berth_factory(tmp_path: Path) -> Iterator[BerthFactory]:
     """Makes `berth up` processes with settings and data folders of their own."""
     with factory(tmp_path) as make:
         yield make
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
+    """A running object store with an empty bucket; one per test process, so every test takes a prefix of its own."""
+    with running_weed(tmp_path_factory.mktemp("weed")) as running:
+        yield running

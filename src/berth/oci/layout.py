@@ -132,7 +132,7 @@ class Layout:
             ManifestInvalid: `index.json` is malformed.
             SetupError: the directory is not a layout.
         """
-        return _entries(self._read_index())
+        return entries_of(self._read_index())
 
     def set_index(self, descriptors: Iterable[Descriptor]) -> None:
         """Replace the descriptors; other fields of `index.json` stay as they are."""
@@ -143,7 +143,7 @@ class Layout:
         """Read, change and replace the descriptors under the lock, so that no other writer's change is lost."""
         with self._locked():
             value = self._read_index()
-            value["manifests"] = [entry.to_json() for entry in change(_entries(value))]
+            value["manifests"] = [entry.to_json() for entry in change(entries_of(value))]
             self._write_index(value)
 
     def resolve(self, ref_name: str) -> Descriptor | None:
@@ -155,19 +155,7 @@ class Layout:
 
     def add(self, descriptor: Descriptor, ref_name: str | None = None) -> None:
         """Put a manifest into the index; a name that pointed elsewhere moves, what it pointed to stays unnamed."""
-        annotations = {key: value for key, value in descriptor.annotations.items() if key != REF_NAME}
-        if ref_name is not None:
-            annotations[REF_NAME] = ref_name
-        entry = replace(descriptor, annotations=annotations)
-
-        def change(entries: list[Descriptor]) -> list[Descriptor]:
-            kept = _without(entries, ref_name) if ref_name is not None else entries
-            if ref_name is None and any(old.digest == entry.digest for old in kept):
-                return kept
-            # The same manifest without a name says nothing that the named entry does not say.
-            return [old for old in kept if old.digest != entry.digest or REF_NAME in old.annotations] + [entry]
-
-        self.update(change)
+        self.update(lambda entries: added(entries, descriptor, ref_name))
 
     def remove(self, ref_name: str) -> bool:
         """Take the entry with this name out of the index; blobs stay. True if there was one."""
@@ -205,14 +193,28 @@ class Layout:
                 _release(lock)
 
 
-def _entries(value: dict[str, Any]) -> list[Descriptor]:
+def entries_of(value: Mapping[str, Any]) -> list[Descriptor]:
+    """The descriptors of an `index.json`. Raises ManifestInvalid."""
     items = value.get("manifests")
     if not isinstance(items, list):
         raise ManifestInvalid("index.json has no list `manifests`.")
     return [from_json(item, what=f"manifests[{number}]") for number, item in enumerate(items)]
 
 
-def _without(entries: list[Descriptor], ref_name: str) -> list[Descriptor]:
+def added(entries: list[Descriptor], descriptor: Descriptor, ref_name: str | None = None) -> list[Descriptor]:
+    """The entries with this manifest; a name that pointed elsewhere moves, what it pointed to stays unnamed."""
+    annotations = {key: value for key, value in descriptor.annotations.items() if key != REF_NAME}
+    if ref_name is not None:
+        annotations[REF_NAME] = ref_name
+    entry = replace(descriptor, annotations=annotations)
+    kept = without_name(entries, ref_name) if ref_name is not None else entries
+    if ref_name is None and any(old.digest == entry.digest for old in kept):
+        return kept
+    # The same manifest without a name says nothing that the named entry does not say.
+    return [old for old in kept if old.digest != entry.digest or REF_NAME in old.annotations] + [entry]
+
+
+def without_name(entries: list[Descriptor], ref_name: str) -> list[Descriptor]:
     """Take the name off; an entry that stands there by another name too is dropped."""
     kept: list[Descriptor] = []
     for entry in entries:

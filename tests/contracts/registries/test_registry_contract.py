@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from berth.access import projects
 from berth.access.decide import Actor
@@ -21,6 +23,7 @@ from berth.adapters.registries.contract import Registry, RegistrySettings
 from berth.adapters.registries.ecr import EcrRegistry
 from berth.adapters.registries.folder import FolderRegistry
 from berth.adapters.registries.google import GoogleRegistry
+from berth.adapters.registries.objects import ObjectRegistry
 from berth.adapters.stores.budget import TransferBudget
 from berth.adapters.stores.files import FileStore
 from berth.db.engine import Database
@@ -31,6 +34,7 @@ from tests.contracts.registries import harbor_double, peers
 from tests.contracts.registries import vendor_doubles as vendors
 from tests.contracts.registries.harbor_double import HarborDouble
 from tests.contracts.registries.oci_double import OciDouble
+from tests.support.seaweedfs import BUCKET, KEY, SECRET, Weed
 from tests.unit.wire.conftest import IMPATIENT
 from tests.unit.wire.peer import running
 
@@ -50,12 +54,23 @@ async def folder(_: Database, tmp_path: Path) -> AsyncIterator[Registry]:
 
 
 @asynccontextmanager
+async def objects(_: Database, tmp_path: Path, weed: Weed) -> AsyncIterator[Registry]:
+    url = f"s3://{BUCKET}/{secrets.token_hex(8)}/models"
+    yield opened("objects", url, username=KEY, secret=SECRET, options={"endpoint": weed.url})
+
+
+@asynccontextmanager
+async def objects_memory(_: Database, __: Path) -> AsyncIterator[Registry]:
+    yield ObjectRegistry(RegistrySettings("test", "objects", "s3://bucket"), store=MemoryStore())
+
+
+@asynccontextmanager
 async def depot(database: Database, tmp_path: Path) -> AsyncIterator[Registry]:
     store = FileStore(tmp_path / "depot", budget=TransferBudget(16 << 20), threads=2)
     yield DepotRegistry(database, store, clock=lambda: datetime.now(UTC))
 
 
-Opening = Callable[[Database, Path], AbstractAsyncContextManager[Registry]]
+Opening = Callable[..., AbstractAsyncContextManager[Registry]]
 
 
 def opened(kind: str, url: str, **more: Any) -> Registry:
@@ -141,6 +156,8 @@ async def google(_: Database, __: Path) -> AsyncIterator[Registry]:
 # By kind; what follows a dash is another way to set it up.
 KINDS: dict[str, Opening] = {
     "depot": depot,
+    "objects": objects,
+    "objects-memory": objects_memory,
     "folder": folder,
     "distribution": distribution,
     "distribution-htpasswd": distribution_htpasswd,
@@ -163,6 +180,12 @@ def test_every_kind_of_the_index_is_under_this_suite() -> None:
     assert {name.partition("-")[0] for name in KINDS} == set(REGISTRIES)
 
 
+def test_a_kind_that_is_only_in_the_index_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRIES, "fake", "berth.adapters.registries.folder:FolderRegistry")
+    with pytest.raises(AssertionError):
+        test_every_kind_of_the_index_is_under_this_suite()
+
+
 @pytest.fixture(params=sorted(KINDS))
 async def registry(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> AsyncIterator[Registry]:
     policy = policies.from_json({"preset": "open"})
@@ -176,7 +199,9 @@ async def registry(request: pytest.FixtureRequest, database: Database, tmp_path:
             policy_hash=policies.policy_hash(policy),
             trust_hash=policies.trust_hash([]),
         )
-    async with KINDS[request.param](database, tmp_path) as made:
+    # One store for all: it takes seconds to start.
+    shared = (request.getfixturevalue("weed"),) if KINDS[request.param] is objects else ()
+    async with KINDS[request.param](database, tmp_path, *shared) as made:
         yield made
         await made.close()
         await made.close()

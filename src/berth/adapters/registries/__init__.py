@@ -10,6 +10,7 @@ _HERE = "berth.adapters.registries"
 REGISTRIES: dict[str, str] = {
     "depot": "berth.sync.depot:DepotRegistry",
     "folder": f"{_HERE}.folder:FolderRegistry",
+    "objects": f"{_HERE}.objects:ObjectRegistry",
     "distribution": f"{_HERE}.distribution:DistributionRegistry",
     "berth": f"{_HERE}.distribution:BerthRegistry",
     "harbor": f"{_HERE}.harbor:HarborRegistry",

@@ -7,11 +7,13 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from berth.adapters.registries import REGISTRIES
 from berth.adapters.registries.contract import (
     Capabilities,
     Kind,
+    Probing,
     Registry,
     RegistrySettings,
     RemoteEvent,
@@ -27,7 +29,20 @@ from berth.wire.retry import RetryPolicy
 
 FOLDER = Kind("folder", "A folder of OCI image layouts", FolderRegistry.capabilities)
 OWN = frozenset({"depot"})
-FLAGS = frozenset({"flat", "insecure", "allow_private", "create_projects"})
+FLAGS = frozenset({"flat", "insecure", "allow_private", "create_projects", "redirect", "single_writer"})
+
+
+class Adapter(Protocol):
+    """What the class of a kind has; those of the distribution specification take a retry policy besides."""
+
+    KIND: ClassVar[Kind]
+
+    @classmethod
+    def check(cls, settings: RegistrySettings) -> None:
+        """Raises InvalidInput for settings that this kind cannot work with. Asks nobody."""
+        ...
+
+    def __init__(self, settings: RegistrySettings) -> None: ...
 
 
 class Registries:
@@ -52,11 +67,12 @@ class Registries:
         if settings.kind == "folder":
             _folder(settings)
             return
-        kind = _class(settings.kind).KIND
-        unknown = sorted(set(settings.options) - set(kind.options))
+        found = _class(settings.kind)
+        unknown = sorted(set(settings.options) - set(found.KIND.options))
         if unknown:
             raise InvalidInput(
-                f"{settings.kind} knows no option '{unknown[0]}'.", hint=f"Options are: {', '.join(kind.options)}."
+                f"{settings.kind} knows no option '{unknown[0]}'.",
+                hint=f"Options are: {', '.join(found.KIND.options)}.",
             )
         for option in settings.options:
             if option in FLAGS:
@@ -65,18 +81,22 @@ class Registries:
                 settings.words(option)
             elif option != "capabilities":
                 settings.text(option)
-        capabilities_of(kind, settings)
-        if (api := settings.text("api_url")) is not None:
-            interface_of(api, settings)
-        registry_origin(settings.url, insecure=settings.flag("insecure"))
-        Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
-        _class(settings.kind).check(settings)
+        capabilities_of(found.KIND, settings)
+        if issubclass(found, DistributionRegistry):
+            if (api := settings.text("api_url")) is not None:
+                interface_of(api, settings)
+            registry_origin(settings.url, insecure=settings.flag("insecure"))
+            Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
+        found.check(settings)
 
     def open(self, settings: RegistrySettings) -> Registry:
         self.check(settings)
         if settings.kind == "folder":
             return FolderRegistry(_folder(settings))
-        return _class(settings.kind)(settings, retry=self._retry)
+        found: Any = _class(settings.kind)
+        more = {"retry": self._retry} if issubclass(found, DistributionRegistry) else {}
+        registry: Registry = found(settings, **more)
+        return registry
 
     def events(self, settings: RegistrySettings, body: bytes) -> Sequence[RemoteEvent]:
         found = None if settings.kind == "folder" else _class(settings.kind)
@@ -93,6 +113,8 @@ class Registries:
         try:
             if isinstance(registry, DistributionRegistry):
                 return await probe_registry(registry, repository=repository)
+            if isinstance(registry, Probing):
+                return await registry.probe(repository)
             await registry.repositories(limit=1)
             return registry.capabilities
         except Unsupported as error:
@@ -102,9 +124,9 @@ class Registries:
 
 
 @cache
-def _class(kind: str) -> type[DistributionRegistry]:
+def _class(kind: str) -> type[Adapter]:
     module, _, name = REGISTRIES[kind].partition(":")
-    found: type[DistributionRegistry] = getattr(import_module(module), name)
+    found: type[Adapter] = getattr(import_module(module), name)
     return found
 
 

@@ -255,6 +255,24 @@ class Limited(Protocol):
         ...
 
 
+@runtime_checkable
+class Probing(Protocol):
+    """It finds out by itself what it can do."""
+
+    async def probe(self, repository: str | None = None) -> Capabilities:
+        """As `RegistryFactory.probe`."""
+        ...
+
+
+@runtime_checkable
+class Redirecting(Protocol):
+    """Readers can fetch its blobs themselves."""
+
+    async def presigned(self, repository: str, digest: str, *, seconds: int) -> str | None:
+        """A URL that hands out this blob for so long and needs no credentials; None where it cannot or may not."""
+        ...
+
+
 @dataclass(frozen=True)
 class ScanState:
     """How far a registry's own scan of a manifest is.
