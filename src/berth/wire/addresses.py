@@ -9,18 +9,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import ssl
 from collections.abc import Collection, Iterable
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
-
-import httpcore
-import httpx
 
 from berth.errors import RemoteError
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-_READ_BYTES = 256 * 1024
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -95,107 +88,29 @@ def _refusal(host: str, ip: IpAddress) -> RemoteError:
     )
 
 
-class LargeReads(httpcore.AsyncNetworkStream):
-    """A connection that is read as much at once as the event loop hands out; httpcore asks for a quarter of that."""
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
-        self._inner = inner
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        return await self._inner.read(max(max_bytes, _READ_BYTES), timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
-        await self._inner.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-    ) -> httpcore.AsyncNetworkStream:
-        return LargeReads(await self._inner.start_tls(ssl_context, server_hostname, timeout))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
-
-
-class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects TCP only to addresses the guard has judged; TLS still checks the host's name."""
-
-    def __init__(self, guard: AddressGuard) -> None:
-        self._guard = guard
-        self._inner: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+async def connect(guard: AddressGuard, host: str, port: int, *, seconds: float) -> socket.socket:
+    """A TCP connection to an address of `host` that the guard has judged. Raises OSError, TimeoutError, RemoteError."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"the name {host} cannot be resolved ({error})") from error
+    # All are judged before one is tried: a name with a public and a private address is a trick.
+    for entry in found:
+        guard.check(host, str(entry[4][0]))
+    failure: OSError = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in found:
+        connection = socket.socket(family, kind, protocol)
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-            )
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"the name {host} cannot be resolved ({error})") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        # All are judged before one is tried: a name with a public and a private address is a trick.
-        for address in addresses:
-            self._guard.check(host, address)
-        failure: Exception = httpcore.ConnectError(f"{host} has no address")
-        for address in addresses:
-            try:
-                stream = await self._inner.connect_tcp(
-                    address, port, timeout=timeout, local_address=local_address, socket_options=socket_options
-                )
-                return LargeReads(stream)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-    async def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        raise httpcore.ConnectError("unix sockets are not used here")
-
-    async def sleep(self, seconds: float) -> None:
-        await self._inner.sleep(seconds)
-
-
-class GuardedTransport(httpx.AsyncHTTPTransport):
-    """httpx's transport over a pool that connects through the guard; no proxies, nothing from the environment."""
-
-    def __init__(self, guard: AddressGuard, *, connections: int = 20, tls: ssl.SSLContext | None = None) -> None:
-        context = tls or httpx.create_ssl_context(trust_env=False)
-        super().__init__(verify=context, trust_env=False)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=15.0,
-            network_backend=GuardedBackend(guard),
-        )
-
-
-def guarded_client(
-    guard: AddressGuard, *, connections: int = 20, tls: ssl.SSLContext | None = None
-) -> httpx.AsyncClient:
-    """An httpx client for any address a stranger may have named; redirects are for the caller to follow.
-
-    It keeps no cookies: a session that a server starts by itself would bring rules against forged requests (Harbor).
-    """
-    return httpx.AsyncClient(
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        transport=GuardedTransport(guard, connections=connections, tls=tls),
-        timeout=httpx.Timeout(60.0, connect=10.0, pool=None),
-        follow_redirects=False,
-        trust_env=False,
-    )
+            connection.setblocking(False)
+            async with asyncio.timeout(seconds):
+                await loop.sock_connect(connection, address)
+        except OSError as error:
+            connection.close()
+            failure = error
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
+    raise failure

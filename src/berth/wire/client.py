@@ -18,10 +18,11 @@ import httpx
 
 from berth.errors import InvalidInput, RemoteAuthError, RemoteError
 from berth.oci import challenge
-from berth.wire.addresses import AddressGuard, guarded_client, is_local_literal, is_loopback
+from berth.wire.addresses import AddressGuard, is_local_literal, is_loopback
 from berth.wire.answers import error_of, transport_failure
 from berth.wire.auth import ANONYMOUS, Authenticator, Credential, CredentialSource
 from berth.wire.retry import RETRYABLE_STATUS, RetryPolicy, retry_after
+from berth.wire.transport import STALL_SECONDS, Connections
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -45,6 +46,8 @@ class RegistryClient:
         realm_hosts: hosts, besides the registry's own, whose token endpoint may be shown the credential.
         retry: how patiently requests are repeated.
         scope: rewrites the scopes that are asked for, where a registry does not know one.
+        connections: how many idle connections are kept.
+        stall: seconds that the registry may stand still in the middle of an exchange.
         sleep: how waiting is done (for tests).
     """
 
@@ -59,6 +62,7 @@ class RegistryClient:
         realm_hosts: Collection[str] = (),
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         connections: int = 20,
+        stall: float = STALL_SECONDS,
         tls: ssl.SSLContext | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         credential_source: CredentialSource | None = None,
@@ -72,7 +76,7 @@ class RegistryClient:
         host = self.origin.host
         chosen = {host} if is_local_literal(host) else set()
         guard = AddressGuard(allow_private=allow_private, private_hosts={*private_hosts, *chosen})
-        self._http = guarded_client(guard, connections=connections, tls=tls)
+        self._http = Connections(guard, keep=connections, tls=tls, stall=stall)
         self._auth = Authenticator(
             host,
             credential,
@@ -198,8 +202,8 @@ class RegistryClient:
             if authorization is not None and self.is_own(url):
                 sent["Authorization"] = authorization
             content = body() if callable(body) else body
-            request = self._http.build_request(method, url, headers=sent, content=content)
-            response = await self._http.send(request, stream=True)
+            request = httpx.Request(method, url, headers=sent, content=content)
+            response = await self._http.handle_async_request(request)
             if response.status_code not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return response
             location = response.headers.get("location")
@@ -235,8 +239,8 @@ class RegistryClient:
             last = failures + 1 >= self.retry.attempts
             wait: float | None = None
             try:
-                request = self._http.build_request("GET", url, headers={"User-Agent": "berth", **headers})
-                response = await self._http.send(request, stream=True)
+                request = httpx.Request("GET", url, headers={"User-Agent": "berth", **headers})
+                response = await self._http.handle_async_request(request)
                 try:
                     if response.status_code not in RETRYABLE_STATUS or last:
                         return response.status_code, await _bounded(response)

@@ -17,10 +17,11 @@ import httpx
 
 from berth.adapters.registries.contract import RegistrySettings
 from berth.errors import InvalidInput, RemoteError
-from berth.wire.addresses import AddressGuard, guarded_client, is_local_literal
+from berth.wire.addresses import AddressGuard, is_local_literal
 from berth.wire.answers import classify, transport_failure
 from berth.wire.client import registry_origin
 from berth.wire.retry import RETRYABLE_STATUS, RetryPolicy, retry_after
+from berth.wire.transport import guarded_client
 
 _ANSWER_LIMIT = 64 * 1024 * 1024
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})

@@ -1,0 +1,195 @@
+"""How do bytes go through one connection? As few copies as Python allows, and never waiting for ever.
+
+A plain connection is read into the caller's buffer and written from the caller's bytes, without asyncio's own buffers
+between; a TLS connection goes through asyncio's TLS. Neither side may stand still for longer than a stall time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from typing import Final, Protocol
+
+# So much of a TLS connection is kept before the peer is held up.
+_HELD_BYTES: Final = 1024 * 1024
+Data = bytes | bytearray | memoryview
+
+
+class Stream(Protocol):
+    """One open connection. A peer that stands still raises TimeoutError, a broken connection OSError."""
+
+    async def receive_into(self, buffer: memoryview, *, patient: bool = False) -> int:
+        """At least one byte into `buffer`; how many, 0 when the peer has ended. `patient`: waits without end."""
+        ...
+
+    async def send(self, data: Data) -> None:
+        """All of it has left this process."""
+        ...
+
+    def is_quiet(self) -> bool:
+        """Whether the connection is open and nothing has come that nobody asked for."""
+        ...
+
+    def close(self) -> None:
+        """End it now; safe to call twice."""
+        ...
+
+
+class PlainStream:
+    """A TCP connection."""
+
+    def __init__(self, connection: socket.socket, *, stall: float) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = connection
+        self._stall = stall
+        self._loop = asyncio.get_running_loop()
+
+    async def receive_into(self, buffer: memoryview, *, patient: bool = False) -> int:
+        try:
+            return self._socket.recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            pass
+        async with asyncio.timeout(None if patient else self._stall):
+            return await self._loop.sock_recv_into(self._socket, buffer)
+
+    async def send(self, data: Data) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except (BlockingIOError, InterruptedError):
+                async with asyncio.timeout(self._stall):
+                    await self._writable()
+
+    async def _writable(self) -> None:
+        ready = self._loop.create_future()
+        self._loop.add_writer(self._socket, _wake, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self._socket)
+
+    def is_quiet(self) -> bool:
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            pass
+        return False
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_writer(self._socket)
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+
+
+class TlsStream(asyncio.Protocol):
+    """A TLS connection; made by `secured`."""
+
+    def __init__(self, *, stall: float) -> None:
+        self._stall = stall
+        self._loop = asyncio.get_running_loop()
+        self._parts: deque[memoryview] = deque()
+        self._held = 0
+        self._ended = False
+        self._failure: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._full = False
+
+    # -- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio's promise for TLS over TCP
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parts.append(memoryview(data))
+        self._held += len(data)
+        if self._held >= _HELD_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+        _wake(self._reader)
+
+    def eof_received(self) -> None:
+        self._ended = True
+        _wake(self._reader)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+        self._failure = exc
+        _wake(self._reader)
+        _wake(self._writer)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        _wake(self._writer)
+
+    # -- Stream
+
+    async def receive_into(self, buffer: memoryview, *, patient: bool = False) -> int:
+        while not self._parts and not self._ended:
+            self._reader = self._loop.create_future()
+            async with asyncio.timeout(None if patient else self._stall):
+                await self._reader
+        if not self._parts:
+            if self._failure is not None:
+                raise ConnectionError(str(self._failure))
+            return 0
+        count = 0
+        while self._parts and count < len(buffer):
+            part = self._parts.popleft()
+            taken = min(len(part), len(buffer) - count)
+            buffer[count : count + taken] = part[:taken]
+            count += taken
+            if taken < len(part):
+                self._parts.appendleft(part[taken:])
+        if self._held >= _HELD_BYTES > self._held - count and self._transport is not None and not self._ended:
+            self._transport.resume_reading()
+        self._held -= count
+        return count
+
+    async def send(self, data: Data) -> None:
+        if self._ended or self._transport is None:
+            raise BrokenPipeError(str(self._failure or "the peer has ended the connection"))
+        self._transport.write(data)
+        while self._full and not self._ended:
+            self._writer = self._loop.create_future()
+            async with asyncio.timeout(self._stall):
+                await self._writer
+
+    def is_quiet(self) -> bool:
+        return not self._parts and not self._ended
+
+    def close(self) -> None:
+        self._ended = True
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def secured(
+    connection: socket.socket, *, context: ssl.SSLContext, host: str, stall: float, handshake: float
+) -> TlsStream:
+    """TLS over a connected socket, checked against `host`. Raises OSError, TimeoutError."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _, stream = await asyncio.get_running_loop().create_connection(
+        lambda: TlsStream(stall=stall),
+        sock=connection,
+        ssl=context,
+        server_hostname=host,
+        ssl_handshake_timeout=handshake,
+    )
+    return stream
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)

@@ -1,0 +1,436 @@
+"""How is one HTTP request carried out? HTTP/1.1 over kept connections, made for bodies of many gigabytes (RFC 9112).
+
+httptools parses; bodies with a length go past it, from the socket into one buffer and out. An answer that comes before
+the request's body was sent ends the sending: that is how a registry refuses what it has no room for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final
+
+import httptools
+import httpx
+
+from berth.wire.addresses import AddressGuard, connect
+from berth.wire.streams import PlainStream, Stream, secured
+
+BLOCK_BYTES: Final = 1024 * 1024
+# A body that brings less than this in a whole stall time-out is taken for one that stands still.
+LEAST_BYTES: Final = 16 * 1024
+STALL_SECONDS: Final = 60.0
+CONNECT_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 15.0
+# A registry may hash what it got before it answers; it is given a second more for so many bytes.
+_CHECKED_PER_SECOND: Final = 50_000_000
+# An answer that waits in the socket of a peer that has hung up is there at once or never.
+_LAST_WORDS_SECONDS: Final = 2.0
+# What has come of a slow body is handed out after so long, be it a full block or not.
+_PATIENCE_SECONDS: Final = 0.25
+_HEAD_BYTES: Final = 64 * 1024
+_UNSAFE: Final = re.compile(rb"[\x00\r\n]")
+_UNSAFE_TARGET: Final = re.compile(rb"[^\x21-\x7e]")
+_Place = tuple[str, str, int]
+
+
+class Connections(httpx.AsyncBaseTransport):
+    """httpx's transport over connections that the guard has judged; no proxies, nothing from the environment.
+
+    Args:
+        keep: how many idle connections are kept; how many are open at once is for the callers to bound.
+        stall: seconds that a peer may stand still, or only drip, in the middle of an exchange.
+    """
+
+    def __init__(
+        self,
+        guard: AddressGuard,
+        *,
+        keep: int = 20,
+        tls: ssl.SSLContext | None = None,
+        stall: float = STALL_SECONDS,
+        wait: float = CONNECT_SECONDS,
+    ) -> None:
+        self._guard = guard
+        self._keep = keep
+        self._tls = tls
+        self._stall = stall
+        self._wait = wait
+        self._idle: dict[_Place, list[_Connection]] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        place = (url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
+        connection = self._kept(place) or await self._opened(place)
+        try:
+            head = await connection.ask(request)
+        except BaseException:
+            connection.close()
+            raise
+        body = _Body(self, place, connection, head, request.method)
+        if body.is_empty:
+            await body.aclose()
+        return httpx.Response(
+            head.status, headers=head.headers, stream=body, request=request, extensions={"http_version": b"HTTP/1.1"}
+        )
+
+    async def aclose(self) -> None:
+        for waiting in self._idle.values():
+            while waiting:
+                waiting.pop().close()
+
+    def give_back(self, place: _Place, connection: _Connection) -> None:
+        """A connection whose exchange is over can carry the next one."""
+        waiting = self._idle.setdefault(place, [])
+        connection.idle_since = asyncio.get_running_loop().time()
+        waiting.append(connection)
+        if sum(map(len, self._idle.values())) > self._keep:
+            max(self._idle.values(), key=len).pop(0).close()
+
+    def _kept(self, place: _Place) -> _Connection | None:
+        waiting = self._idle.get(place, [])
+        now = asyncio.get_running_loop().time()
+        while waiting:
+            connection = waiting.pop()
+            if now - connection.idle_since < IDLE_SECONDS and connection.stream.is_quiet():
+                return connection
+            connection.close()
+        return None
+
+    async def _opened(self, place: _Place) -> _Connection:
+        scheme, host, port = place
+        if scheme not in ("http", "https"):
+            raise httpx.UnsupportedProtocol(f"{scheme} is not a scheme for registries")
+        try:
+            connected = await connect(self._guard, host, port, seconds=self._wait)
+            if scheme == "http":
+                return _Connection(PlainStream(connected, stall=self._stall), self._stall)
+            if self._tls is None:
+                self._tls = httpx.create_ssl_context(trust_env=False)
+            try:
+                stream = await secured(
+                    connected, context=self._tls, host=host.strip("[]"), stall=self._stall, handshake=self._wait
+                )
+            except BaseException:
+                connected.close()
+                raise
+            return _Connection(stream, self._stall)
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout(f"{host} does not take the connection") from error
+        except OSError as error:
+            raise httpx.ConnectError(str(error) or type(error).__name__) from error
+
+
+def guarded_client(guard: AddressGuard) -> httpx.AsyncClient:
+    """An httpx client for any address a stranger may have named; redirects are for the caller to follow.
+
+    It keeps no cookies: a session that a server starts by itself would bring rules against forged requests (Harbor).
+    """
+    return httpx.AsyncClient(
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        transport=Connections(guard),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+class _Head:
+    """What httptools tells about an answer; also takes the pieces of a chunked body."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pieces: list[bytes] = []
+        self.ended = False
+        self.parser = httptools.HttpResponseParser(self)
+        self.status = 0
+        self.keeps = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self.parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self.ended = True
+
+    def feed(self, data: bytes | memoryview) -> None:
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            raise httpx.RemoteProtocolError(f"the answer is not HTTP: {error}") from error
+
+    def value(self, name: bytes) -> bytes:
+        return b", ".join(value for key, value in self.headers if key.lower() == name).strip().lower()
+
+
+class _Connection:
+    """One connection and the exchange it carries."""
+
+    def __init__(self, stream: Stream, stall: float) -> None:
+        self.stream = stream
+        self.idle_since = 0.0
+        self.rest = b""
+        self.broken = False
+        self._stall = stall
+        self.pace = _Pace(stall)
+        self._block: bytearray | None = None
+
+    def close(self) -> None:
+        self.stream.close()
+
+    async def ask(self, request: httpx.Request) -> _Head:
+        """Send a request, read the head of its answer."""
+        head = _request_head(request)
+        stream = request.stream
+        if not isinstance(stream, httpx.ByteStream):
+            length = request.headers.get("content-length", "")
+            if not (length.isascii() and length.isdigit()) or not isinstance(stream, AsyncIterable):
+                raise httpx.LocalProtocolError("a body that is streamed needs its Content-Length")
+            return await self._ask_with(head, stream, int(length))
+        body = b"".join(stream)
+        try:
+            await self.stream.send(head + body if len(body) < _HEAD_BYTES else head)
+            if len(body) >= _HEAD_BYTES:
+                await self.stream.send(body)
+        except TimeoutError as error:
+            raise httpx.WriteTimeout("the peer takes nothing any more") from error
+        except OSError as error:
+            raise httpx.WriteError(str(error)) from error
+        return await self._answer()
+
+    async def _ask_with(self, head: bytes, body: AsyncIterable[bytes], length: int) -> _Head:
+        answer = asyncio.ensure_future(self._answer(patient=True))
+        try:
+            try:
+                complete = await self._send_body(head, body, length, answer)
+            except TimeoutError as error:
+                raise httpx.WriteTimeout("the peer takes nothing any more") from error
+            except OSError as error:
+                # It has hung up; perhaps it has said why.
+                self.broken = True
+                await asyncio.wait([answer], timeout=_LAST_WORDS_SECONDS)
+                if answer.done() and answer.exception() is None:
+                    return answer.result()
+                raise httpx.WriteError(str(error) or type(error).__name__) from error
+            self.broken |= not complete
+            await asyncio.wait([answer], timeout=self._stall + length / _CHECKED_PER_SECOND)
+            if not answer.done():
+                raise httpx.ReadTimeout("the peer took everything and says nothing")
+            return await answer
+        finally:
+            if not answer.done():
+                answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+
+    async def _send_body(
+        self, head: bytes, body: AsyncIterable[bytes], length: int, answer: asyncio.Future[_Head]
+    ) -> bool:
+        """False when an answer came first."""
+        await self.stream.send(head)
+        sent = 0
+        async for piece in body:
+            sent += len(piece)
+            if sent > length:
+                raise httpx.LocalProtocolError(f"the body is longer than the {length} bytes that were announced")
+            if answer.done():
+                return False
+            sending = asyncio.ensure_future(self.stream.send(piece))
+            either: list[asyncio.Future[Any]] = [sending, answer]
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done():
+                    return False
+                sending.result()
+            finally:
+                if not sending.done():
+                    sending.cancel()
+                    await asyncio.gather(sending, return_exceptions=True)
+        if sent < length:
+            raise httpx.LocalProtocolError(f"the body ended after {sent} of {length} bytes")
+        return True
+
+    async def _answer(self, *, patient: bool = False) -> _Head:
+        buffer = memoryview(bytearray(_HEAD_BYTES))
+        data = self.rest
+        self.rest = b""
+        while True:
+            while (end := data.find(b"\r\n\r\n")) < 0:
+                if len(data) > _HEAD_BYTES:
+                    raise httpx.RemoteProtocolError("the head of the answer has no end")
+                count = await self.receive(buffer, patient=patient)
+                if count == 0:
+                    raise httpx.RemoteProtocolError("the peer ended the connection without an answer")
+                data += buffer[:count]
+            head = _Head()
+            head.feed(data[: end + 4])
+            data = data[end + 4 :]
+            if head.status >= 200:
+                break
+        connection = head.value(b"connection")
+        head.keeps = b"close" not in connection and head.parser.get_http_version() != "1.0"
+        self.rest = data
+        return head
+
+    async def receive(self, buffer: memoryview, *, patient: bool = False) -> int:
+        try:
+            count = await self.stream.receive_into(buffer, patient=patient)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("the peer stands still") from error
+        except OSError as error:
+            raise httpx.ReadError(str(error) or type(error).__name__) from error
+        self.pace.note(count)
+        return count
+
+    async def body(self, length: int) -> AsyncIterator[bytes]:
+        """So many bytes, in blocks; what had come before the connection broke is handed out first."""
+        if self._block is None or len(self._block) < min(length, BLOCK_BYTES):
+            self._block = bytearray(min(length, BLOCK_BYTES))
+        view = memoryview(self._block)
+        left = length
+        held = len(self.rest)
+        if held > left:
+            raise httpx.RemoteProtocolError(f"the peer sent more than the {length} bytes it announced")
+        view[:held] = self.rest
+        self.rest = b""
+        clock = asyncio.get_running_loop().time
+        since = clock()
+        while left:
+            size = min(left, len(view))
+            if held >= size or (held and clock() - since > _PATIENCE_SECONDS):
+                yield bytes(view[:held])
+                left -= held
+                held = 0
+                since = clock()
+                continue
+            try:
+                count = await self.receive(view[held:size])
+                if count == 0:
+                    missing = left - held
+                    raise httpx.RemoteProtocolError(f"the peer ended {missing} bytes before the {length} it announced")
+            except httpx.TransportError:
+                if held:
+                    yield bytes(view[:held])
+                raise
+            held += count
+
+    async def chunks(self, head: _Head) -> AsyncIterator[bytes]:
+        """A body in the chunked coding."""
+        buffer = memoryview(bytearray(_HEAD_BYTES * 4))
+        head.feed(self.rest)
+        self.rest = b""
+        while True:
+            if head.pieces:
+                pieces, head.pieces = head.pieces, []
+                yield b"".join(pieces)
+            if head.ended:
+                return
+            count = await self.receive(buffer)
+            if count == 0:
+                raise httpx.RemoteProtocolError("the peer ended the connection in the middle of its answer")
+            head.feed(buffer[:count])
+
+    async def until_closed(self) -> AsyncIterator[bytes]:
+        """A body that ends with its connection."""
+        buffer = memoryview(bytearray(_HEAD_BYTES * 4))
+        if self.rest:
+            yield self.rest
+            self.rest = b""
+        while count := await self.receive(buffer):
+            yield bytes(buffer[:count])
+
+
+class _Pace:
+    """Notices a peer that drips: each byte comes in time, and the whole never does."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._clock = asyncio.get_running_loop().time
+        self._since = 0.0
+        self._count = 0
+
+    def start(self) -> None:
+        """Time runs from the next byte on."""
+        self._count = 0
+
+    def note(self, count: int) -> None:
+        """So many bytes have come."""
+        if self._count == 0:
+            self._since = self._clock()
+        self._count += count
+        if self._count >= LEAST_BYTES:
+            self._count = 0
+        elif self._clock() - self._since > self._seconds:
+            raise httpx.ReadTimeout(f"the peer sent {self._count} bytes in {self._seconds:g} seconds")
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of an answer; a connection is used again when its answer was read to the end."""
+
+    def __init__(
+        self, connections: Connections, place: _Place, connection: _Connection, head: _Head, method: str
+    ) -> None:
+        self._connections = connections
+        self._place = place
+        self._connection: _Connection | None = connection
+        self._head = head
+        self._length = _length(head, method)
+        self._chunked = self._length is None and head.value(b"transfer-encoding") == b"chunked"
+        self.is_empty = self._length == 0
+        self._whole = self.is_empty
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        connection = self._connection
+        if connection is None:
+            return
+        connection.pace.start()
+        if self._length is not None:
+            pieces = connection.body(self._length)
+        else:
+            pieces = connection.chunks(self._head) if self._chunked else connection.until_closed()
+        async for piece in pieces:
+            yield piece
+            connection.pace.start()
+        self._whole = True
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        framed = self._length is not None or self._chunked
+        if self._whole and framed and self._head.keeps and not connection.broken and not connection.rest:
+            self._connections.give_back(self._place, connection)
+        else:
+            connection.close()
+
+
+def _length(head: _Head, method: str) -> int | None:
+    """Bytes of the body, None when its coding or the connection's end tells (RFC 9112 section 6.3)."""
+    if method == "HEAD" or head.status in (204, 304):
+        return 0
+    if head.value(b"transfer-encoding"):
+        return None
+    length = head.value(b"content-length")
+    if not length:
+        return None
+    if not length.isdigit():
+        raise httpx.RemoteProtocolError(f"{length[:40]!r} is not a length")
+    return int(length)
+
+
+def _request_head(request: httpx.Request) -> bytes:
+    target = request.url.raw_path
+    if _UNSAFE_TARGET.search(target):
+        raise httpx.LocalProtocolError("the address has characters that a request must not have")
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), target)]
+    for name, value in request.headers.raw:
+        if _UNSAFE.search(name) or _UNSAFE.search(value):
+            raise httpx.LocalProtocolError("a header has characters that a request must not have")
+        lines.append(name + b": " + value)
+    return b"\r\n".join([*lines, b"", b""])
