@@ -99,13 +99,14 @@ class Registries:
         return registry
 
     def events(self, settings: RegistrySettings, body: bytes) -> Sequence[RemoteEvent]:
-        found = None if settings.kind == "folder" else _class(settings.kind)
+        found: Any = None if settings.kind == "folder" else _class(settings.kind)
         if found is None or not found.KIND.notifies:
             raise Unsupported(
                 f"The kind {settings.kind} tells us nothing by webhook.", hint="Give its sync rules a schedule."
             )
         names = Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
-        return found.events(body, inward=names.inward)
+        told: Sequence[RemoteEvent] = found.events(body, inward=names.inward)
+        return told
 
     async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
         # From the defaults on: what one probe was not allowed to see, the next one asks again.
