@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,19 +18,19 @@ from pathlib import Path
 from berth.authoring import checkpoints, image, lockfile, origins, packages
 from berth.authoring.base import BaseImage, Platform
 from berth.authoring.checkpoints import BuiltCheckpoint
-from berth.authoring.compression import Compression, compressor_id
+from berth.authoring.compression import compressor_id
 from berth.authoring.image import Image
-from berth.authoring.installers import Installer
 from berth.authoring.lockfile import Lock
-from berth.authoring.manifest import ManifestFile, load
+from berth.authoring.manifest import ManifestFile
+from berth.authoring.options import Options, checked, platforms_of, wanted
 from berth.authoring.origins import Registry
 from berth.authoring.packing import Entry, Layer, diff_id_of, file_entry, pack
-from berth.authoring.project import Project, check_entry, collect, documents
+from berth.authoring.project import Project, collect, documents
 from berth.authoring.repository import LocalRepository
 from berth.authoring.steps import Report as Report
 from berth.authoring.steps import Step as Step
 from berth.authoring.steps import timed
-from berth.errors import InvalidInput, ManifestFileInvalid
+from berth.errors import InvalidInput
 from berth.oci import manifest as manifests
 from berth.oci import media_types
 from berth.oci.descriptor import Descriptor
@@ -40,51 +39,6 @@ MANIFEST = "io.xumi.manifest"
 REVISION = "io.xumi.revision"
 # Container engines mount no more than about 120 (overlayfs); programs on top add some of their own.
 MAX_LAYERS = 100
-
-
-class InstallerName(StrEnum):
-    """Names of `Installer`, as programs offer them."""
-
-    auto = "auto"
-    pip = "pip"
-    uv = "uv"
-
-
-class CompressionName(StrEnum):
-    """Names of `Compression`, as programs offer them."""
-
-    gzip = "gzip"
-    zstd = "zstd"
-    none = "none"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a build may be told.
-
-    Attributes:
-        base: instead of `runtime.base`.
-        platform: "linux/amd64", or several with commas; default: every one of hardware.architectures.
-        revision: source revision to record; default: the git commit when the folder is clean, else none.
-        bundle: also make an image that holds the weights.
-        allow_secrets: pack files that look like secrets.
-        created: seconds since 1970 that the image shows (SOURCE_DATE_EPOCH).
-        installer: which program installs the requirements.
-        compression: of the layers that are made here.
-        allow_sdist: build wheels on this machine where there are none.
-        locked: refuse to build when xumi.lock is missing or does not fit.
-    """
-
-    base: str | None = None
-    platform: str | None = None
-    revision: str | None = None
-    bundle: bool = False
-    allow_secrets: bool = False
-    created: int = 0
-    installer: Installer = "auto"
-    compression: Compression = "gzip"
-    allow_sdist: bool = False
-    locked: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +84,7 @@ def build(
     """
     options = options or Options()
     root = root.resolve()
-    file = _checked(root)
+    file = checked(root)
     platforms = platforms_of(file, options.platform)
     lock, warnings = _lock(root, file, platforms, options)
     project = collect(root, file.manifest, allow_secrets=options.allow_secrets)
@@ -152,8 +106,8 @@ def build(
             report=report,
             pinned=entry.base if entry else None,
         )
-        wanted = _wanted(root, file, platform, base, options)
-        own = packages.layers(repository, wanted, entry, report) if wanted.any else []
+        asked = wanted(root, file, platform, base, options)
+        own = packages.layers(repository, asked, entry, report) if asked.any else []
         whole = [*own, *shared]
         _check_count(base, [*whole, *extra])
         images.append(_image(repository, file, base, whole, platform, options))
@@ -173,41 +127,6 @@ def build(
         warnings=(*project.warnings, *warnings, *more),
         platforms=tuple(str(p) for p in platforms),
         locked=lock is not None,
-    )
-
-
-def lock(
-    root: Path,
-    repository: LocalRepository,
-    *,
-    options: Options | None = None,
-    registry: Registry | None = None,
-    report: Report = lambda _: None,
-) -> Lock:
-    """Works out everything that a build of the folder would use, for every platform; nothing is written there.
-
-    Args and Raises: as of `build`.
-    """
-    options = options or Options()
-    root = root.resolve()
-    file = _checked(root)
-    found = {}
-    for platform in platforms_of(file, options.platform):
-        base = origins.bring(
-            root, repository, file.manifest, platform=platform, base=options.base, registry=registry, report=report
-        )
-        started = time.monotonic()
-        entry = packages.pinned(repository, _wanted(root, file, platform, base, options))
-        found[str(platform)] = entry
-        count = len(entry.python_packages) + len(entry.system_packages)
-        note = f"{count} packages, {entry.libc or 'no C library found'}"
-        report(Step(str(platform), 0, time.monotonic() - started, note=note))
-    return Lock(
-        xumi_lock=1,
-        inputs=lockfile.inputs_of(file.manifest, root, base=options.base),
-        runtime=runtime_version(),
-        compressor=compressor_id(options.compression),
-        platforms=found,
     )
 
 
@@ -233,34 +152,6 @@ def runtime_version() -> str:
     return diff_id_of(runtime_entries())
 
 
-def platforms_of(file: ManifestFile, wanted: str | None) -> list[Platform]:
-    """The platforms to build for, in the order given: "linux/amd64,linux/arm64", or all that the manifest names.
-
-    Raises:
-        InvalidInput: malformed, or an architecture that the manifest does not name.
-    """
-    architectures = file.manifest.hardware.architectures
-    texts = [t.strip() for t in wanted.split(",")] if wanted else [f"linux/{a}" for a in architectures]
-    found = []
-    for platform in (Platform.parse(text) for text in texts):
-        if platform.architecture not in architectures:
-            raise InvalidInput(
-                f"The manifest does not name the architecture {platform.architecture}.",
-                hint=f"Add it to hardware.architectures, or build for {', '.join(architectures)}.",
-            )
-        if platform not in found:
-            found.append(platform)
-    return found
-
-
-def _checked(root: Path) -> ManifestFile:
-    file = load(root)
-    problems = check_entry(root, file.manifest)
-    if problems:
-        raise ManifestFileInvalid("\n".join(problems), hint="Change xumi.yaml or the files.")
-    return file
-
-
 def _lock(
     root: Path, file: ManifestFile, platforms: Sequence[Platform], options: Options
 ) -> tuple[Lock | None, list[str]]:
@@ -278,18 +169,6 @@ def _lock(
     if stale:
         return None, [f"xumi.lock is out of date and was not used: {'; '.join(stale)}. `xumi lock` writes it anew."]
     return found, [f"other bytes than when xumi.lock was written: {text}." for text in other]
-
-
-def _wanted(root: Path, file: ManifestFile, platform: Platform, base: BaseImage, options: Options) -> packages.Wanted:
-    return packages.Wanted(
-        root=root,
-        manifest=file.manifest,
-        platform=platform,
-        base=base,
-        installer=options.installer,
-        allow_sdist=options.allow_sdist,
-        compression=options.compression,
-    )
 
 
 def _check_count(base: BaseImage, layers: Sequence[Layer]) -> None:

@@ -54,7 +54,7 @@ Dir::State::status "{folder}/status";
 Dir::Cache "{folder}/cache";
 Dir::Etc::sourcelist "{folder}/sources.list";
 Dir::Etc::sourceparts "{folder}/sources.list.d";
-Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferences "{folder}/preferences";
 Dir::Etc::preferencesparts "{folder}/none";
 Dir::Log "{folder}/log";
 Debug::NoLocking "true";
@@ -82,6 +82,7 @@ def resolved(
     platform: Platform,
     *,
     pins: Sequence[SystemPackage] | None = None,
+    keep: Sequence[SystemPackage] = (),
 ) -> Iterator[Found]:
     """Resolves packages against a base and downloads them; their files are there during the `with` block.
 
@@ -91,6 +92,7 @@ def resolved(
         names: "name" or "name=version".
         platform: of the image.
         pins: what the lock names; nothing else is taken then.
+        keep: what was chosen before; taken again where it is still offered and fits.
     Raises:
         InvalidInput: the base is no Debian, or a package is unknown, not to be verified, or not the pinned one.
         SetupError: there is no apt here.
@@ -104,7 +106,7 @@ def resolved(
             packages = list(pins)
         else:
             release = base_files.facts(repository, base).release
-            packages = _download(home, files, release, names if pins is None else _exact(pins), platform)
+            packages = _download(home, files, release, names if pins is None else _exact(pins), platform, keep)
             if pins is not None and set(packages) != set(pins):
                 gone = [str(p) for p in pins if p not in packages]
                 more = [str(p) for p in packages if p not in pins]
@@ -130,12 +132,24 @@ def _exact(pins: Sequence[SystemPackage]) -> list[str]:
 
 
 def _download(
-    home: Path, files: Files, release: dict[str, str], names: Sequence[str], platform: Platform
+    home: Path,
+    files: Files,
+    release: dict[str, str],
+    names: Sequence[str],
+    platform: Platform,
+    keep: Sequence[SystemPackage],
 ) -> list[SystemPackage]:
     apt = _Apt(home, files, release, platform)
+    apt.prefer(keep)
     apt.run("update")
-    install = ["install", "--yes", "--no-remove", "--no-install-recommends"]
-    planned = apt.run(*install, "--print-uris", "--", *names)
+    plan = ["install", "--yes", "--no-remove", "--no-install-recommends", "--print-uris", "--", *names]
+    try:
+        planned = apt.run(*plan)
+    except InvalidInput:
+        if not keep:
+            raise
+        apt.prefer([])  # apt does not look for another choice itself when a preferred one is in the way
+        planned = apt.run(*plan)
     found = []
     for name, version, architecture, sha256 in _PLANNED.findall(planned):
         found.append(SystemPackage(name=name, version=unquote(version), architecture=architecture, sha256=sha256))
@@ -185,6 +199,12 @@ class _Apt:
         settings = _SETTINGS.format(architecture=platform.architecture, folder=self.folder)
         self._settings = self.folder / "apt.conf"
         self._settings.write_text(settings, encoding="utf-8")
+
+    def prefer(self, keep: Sequence[SystemPackage]) -> None:
+        """What apt takes where it may choose; a version that is not offered any more is no choice."""
+        # Below 1000: nothing in the base is ever replaced by something older.
+        said = [f"Package: {p.name}\nPin: version {p.version}\nPin-Priority: 990\n" for p in keep]
+        (self.folder / "preferences").write_text("\n".join(said), encoding="utf-8")
 
     def run(self, *arguments: str) -> str:
         command = [self._program, "-q", "-c", str(self._settings), *arguments]

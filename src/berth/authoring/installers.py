@@ -93,7 +93,13 @@ class Tool:
     def __init__(self, job: Job) -> None:
         self.job = job
 
-    def resolve(self, file: Path, constraints: Path | None) -> list[Offer]:
+    def resolve(self, file: Path, constraints: Path | None, keep: Sequence[Package] = ()) -> list[Offer]:
+        """The packages that meet the requirements.
+
+        Args:
+            constraints: a file with what must be taken.
+            keep: what is to be taken where it can.
+        """
         raise NotImplementedError
 
     def install(self, packages: Sequence[Package], addresses: Mapping[str, str], folder: Path) -> None:
@@ -138,8 +144,12 @@ class _Uv(Tool):
         self._arguments: list[str] = []
         self._settings = _pip_settings(pip, job.options, self._arguments) if pip else []
 
-    def resolve(self, file: Path, constraints: Path | None) -> list[Offer]:
+    def resolve(self, file: Path, constraints: Path | None, keep: Sequence[Package] = ()) -> list[Offer]:
         out = self.job.scratch / "pylock.toml"
+        if keep:
+            # uv prefers what the file it is to write says already.
+            named = [f'[[packages]]\nname = "{p.name}"\nversion = "{p.version}"\n' for p in keep]
+            out.write_text("\n".join(['lock-version = "1.0"\ncreated-by = "xumi"\n', *named]), encoding="utf-8")
         command = ["compile", "--format", "pylock.toml", "--no-header", "--no-annotate", "-o", str(out), *self._only()]
         command += [str(file)]
         if self._settings:
@@ -173,7 +183,32 @@ class _Pip(Tool):
             )
         self._pip = [*pip, "--python", other] if other else pip
 
-    def resolve(self, file: Path, constraints: Path | None) -> list[Offer]:
+    def resolve(self, file: Path, constraints: Path | None, keep: Sequence[Package] = ()) -> list[Offer]:
+        """pip knows constraints only: those that are in the way are found by halves."""
+        if not keep:
+            return self._resolved(file, constraints)
+        pins = self.job.scratch / "kept.txt"
+        held: list[Package] = []
+        best: list[Offer] | None = None
+
+        def hold(more: Sequence[Package]) -> None:
+            nonlocal best
+            pins.write_text("".join(f"{p.name}=={p.version}\n" for p in (*held, *more)), encoding="utf-8")
+            try:
+                best = self._resolved(file, pins)
+            except InvalidInput:
+                if best is None:
+                    best = self._resolved(file, None)  # or it is not because of the pins
+                if len(more) > 1:
+                    hold(more[: len(more) // 2])
+                    hold(more[len(more) // 2 :])
+            else:
+                held.extend(more)
+
+        hold(keep)
+        return best or []
+
+    def _resolved(self, file: Path, constraints: Path | None) -> list[Offer]:
         out = self.job.scratch / "report.json"
         # Nothing is installed there; pip before 23.3 takes a foreign platform only together with a target folder.
         nowhere = ["--target", str(self.job.scratch / "nowhere")]

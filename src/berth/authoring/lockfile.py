@@ -100,7 +100,7 @@ def read(root: Path) -> Lock | None:
         return None
     except OSError as error:
         raise InvalidInput(f"{FILE_NAME} cannot be read: {error.strerror}.") from error
-    hint = "`xumi lock` writes it anew."
+    hint = "`xumi lock --upgrade` writes it anew."
     try:
         if len(data) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
@@ -163,6 +163,24 @@ def differences(lock: Lock, *, runtime: str, compressor: str) -> list[str]:
         found.append(f"the runtime that goes into the image was {_short(lock.runtime)} and is {_short(runtime)}")
     if lock.compressor != compressor:
         found.append(f"layers were compressed by {lock.compressor} and are by {compressor} here")
+    return found
+
+
+def changes(before: Lock | None, after: Lock) -> list[str]:
+    """What the new lock pins otherwise: "linux/amd64: numpy 2.1.0 → 2.2.0"."""
+    found = []
+    for platform, new in after.platforms.items():
+        old = before.platforms.get(platform) if before else None
+        if old is None:
+            continue
+        if old.base != new.base:
+            found.append(f"{platform}: base {_short(old.base)} → {_short(new.base)}")
+        for kind in ("python_packages", "system_packages"):
+            was = {p.name: p.version for p in getattr(old, kind)}
+            now = {p.name: p.version for p in getattr(new, kind)}
+            for name in sorted({*was, *now}):
+                if was.get(name) != now.get(name):
+                    found.append(f"{platform}: {name} {was.get(name, '(new)')} → {now.get(name, '(gone)')}")
     return found
 
 

@@ -86,7 +86,8 @@ def _brought(
         if pinned is None:
             raise
         raise InvalidInput(
-            f"The base image is not there any more as xumi.lock names it ({pinned}).", hint="`xumi lock` takes today's."
+            f"The base image is not there any more as xumi.lock names it ({pinned}).",
+            hint="`xumi lock --upgrade-base` takes today's.",
         ) from error
     copied = 0
     for layer in base.layers:

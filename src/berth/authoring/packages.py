@@ -44,15 +44,27 @@ class Wanted:
         return bool(self.manifest.runtime.requirements or self.manifest.runtime.system_packages)
 
 
-def pinned(repository: LocalRepository, wanted: Wanted) -> LockedPlatform:
-    """Works out the packages of one platform, for the lock. Raises InvalidInput, SetupError."""
+def pinned(
+    repository: LocalRepository,
+    wanted: Wanted,
+    *,
+    python: Sequence[Package] = (),
+    system: Sequence[SystemPackage] = (),
+) -> LockedPlatform:
+    """Works out the packages of one platform, for the lock.
+
+    Args:
+        python, system: pins to keep where they still can be.
+    Raises:
+        InvalidInput, SetupError.
+    """
     facts = base_files.facts(repository, wanted.base)
     runtime = wanted.manifest.runtime
-    python: tuple[Package, ...] = ()
-    system: tuple[SystemPackage, ...] = ()
+    wheels: tuple[Package, ...] = ()
+    debs: tuple[SystemPackage, ...] = ()
     if runtime.system_packages:
-        with debian.resolved(repository, wanted.base, runtime.system_packages, wanted.platform) as found:
-            system = found.packages
+        with debian.resolved(repository, wanted.base, runtime.system_packages, wanted.platform, keep=system) as found:
+            debs = found.packages
     if runtime.requirements:
         target = _target(wanted, facts)
         with resolved(
@@ -61,13 +73,14 @@ def pinned(repository: LocalRepository, wanted: Wanted) -> LockedPlatform:
             target,
             installer=wanted.installer,
             allow_sdist=wanted.allow_sdist,
+            keep=python,
         ) as done:
-            python = done.packages
+            wheels = done.packages
     return LockedPlatform(
         base=wanted.base.digest,
         libc=facts.libc,
-        python_packages=[LockedPackage(**asdict(p)) for p in python],
-        system_packages=list(system),
+        python_packages=[LockedPackage(**asdict(p)) for p in wheels],
+        system_packages=list(debs),
     )
 
 

@@ -63,6 +63,7 @@ def resolved(
     installer: Installer = "auto",
     allow_sdist: bool = False,
     pins: Sequence[Package] | None = None,
+    keep: Sequence[Package] = (),
 ) -> Iterator[Resolved]:
     """Works out which files meet the requirements on the target; they can be installed during the `with` block.
 
@@ -73,6 +74,7 @@ def resolved(
         installer: which program to use.
         allow_sdist: build a wheel on this machine for a package that has none.
         pins: what the lock names; nothing else is taken then.
+        keep: what was chosen before; taken again where the requirements still allow it.
     Raises:
         InvalidInput: a requirement cannot be met, or not by the pins; or the file is missing.
         SetupError: neither pip nor uv is there.
@@ -98,8 +100,8 @@ def resolved(
         if pins is not None:
             constraints = scratch / "pins.txt"
             constraints.write_text("".join(f"{p.name}=={p.version}\n" for p in pins), encoding="utf-8")
-        offers = tool.resolve(file, constraints)
-        chosen = [_choose(offer, target, pins, allow_sdist=allow_sdist) for offer in offers]
+        offers = tool.resolve(file, constraints, keep)
+        chosen = [_kept(offer, keep) or _choose(offer, target, pins, allow_sdist=allow_sdist) for offer in offers]
         packages = sorted((p for p, _ in chosen), key=lambda p: p.name)
         yield Resolved(packages, tool, {p.sha256: address for p, address in chosen}, scratch)
 
@@ -199,6 +201,15 @@ def _record(path: Path, kept: dict[str, Path]) -> bytes:
     out = io.StringIO(newline="")
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue().encode("utf-8")
+
+
+def _kept(offer: Offer, keep: Sequence[Package]) -> tuple[Package, str] | None:
+    """The same file as before, though a better one for this target may have come since."""
+    for package in keep:
+        sha256, address = offer.files.get(package.filename, ("", ""))
+        if (package.name, package.version, package.sha256) == (offer.name, offer.version, sha256):
+            return package, address
+    return None
 
 
 def _choose(offer: Offer, target: Target, pins: Sequence[Package] | None, *, allow_sdist: bool) -> tuple[Package, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from berth.authoring import build as builder
 from berth.authoring.compression import compressor_id
+from berth.authoring.options import Options
 from berth.authoring.packing import file_entry
 from berth.authoring.repository import LocalRepository
 from berth.oci import digest as digests
@@ -83,7 +84,7 @@ def make_project(folder: Path, seed: int) -> None:
 def main(folder: Path, seed: int) -> None:
     make_base(folder / "base")
     make_project(folder / "project", seed)
-    options = builder.Options(bundle=True, installer="uv")
+    options = Options(bundle=True, installer="uv")
     real = builder.build(folder / "project", LocalRepository(folder / "home"), options=options)
     # The runtime is a part of every version and changes with this program; the golden digest leaves that out.
     builder.runtime_entries = lambda: iter([file_entry("opt/xumi/runtime/xumi/__init__.py", b"# golden\n")])

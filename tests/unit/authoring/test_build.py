@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from berth.authoring.build import Options, build, find_revision
+from berth.authoring.build import build, find_revision
+from berth.authoring.options import Options
 from berth.authoring.repository import LocalRepository
 from berth.authoring.unpack import unpack
 from berth.errors import Conflict, IntegrityError, InvalidInput, ManifestFileInvalid, SetupError
@@ -158,7 +159,8 @@ def test_the_container_can_write_the_folders_its_weights_go_to(make_project: Mak
 SCRIPT = """
 import sys
 from pathlib import Path
-from berth.authoring.build import Options, build
+from berth.authoring.build import build
+from berth.authoring.options import Options
 from berth.authoring.repository import LocalRepository
 print(build(Path(sys.argv[1]), LocalRepository(Path(sys.argv[2])), options=Options(bundle=True)).digest)
 """

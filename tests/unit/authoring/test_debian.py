@@ -15,8 +15,10 @@ import pytest
 
 from berth.authoring import deb, debian, lockfile
 from berth.authoring.base_files import Files
-from berth.authoring.build import Options, build, lock
+from berth.authoring.build import build
+from berth.authoring.options import Options
 from berth.authoring.packing import open_layer
+from berth.authoring.pinning import lock
 from berth.authoring.repository import LocalRepository
 from berth.errors import InvalidInput
 from tests.unit.authoring.conftest import MANIFEST, make_base

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from berth.authoring import lockfile
-from berth.authoring.build import Built, Options, build, lock
+from berth.authoring.build import Built, build
+from berth.authoring.options import Options
+from berth.authoring.pinning import Upgrade, lock
 from berth.authoring.repository import LocalRepository
 from berth.cli.main import run
 from berth.cli.xumi import COMMANDS
@@ -210,3 +213,125 @@ def test_a_damaged_lock_is_one_clear_error(make_project: Make, repository: Local
     (root / "xumi.lock").write_text(content)
     with pytest.raises(InvalidInput, match=r"xumi\.lock is damaged"):
         build(root, repository)
+
+
+# --- pins stay ---------------------------------------------------------------------------------------------------
+
+INSTALLERS = pytest.mark.parametrize("installer", ["uv", "pip"])
+
+
+def versions(root: Path, repository: LocalRepository, installer: str, upgrade: Upgrade | None = None) -> dict[str, str]:
+    found = lock(root, repository, options=Options(installer=installer), upgrade=upgrade)  # type: ignore[arg-type]
+    lockfile.write(root, found)
+    return {p.name: p.version for p in found.platforms["linux/amd64"].python_packages}
+
+
+@pytest.fixture
+def both(make_project: Make, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that needs madealpha and madebeta, for uv and pip alike."""
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    make_wheel(wheels, "madebeta")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    text = WITH_WHEELS.replace("[madealpha]", "[madealpha, madebeta]")
+    return make_project(manifest=text.replace("runtime:\n", f"runtime:\n  python: '{python}'\n"))
+
+
+@INSTALLERS
+def test_a_lock_keeps_its_pins_though_there_is_something_newer(
+    both: Path, repository: LocalRepository, wheels: Path, installer: str
+) -> None:
+    assert versions(both, repository, installer) == {"madealpha": "1.0", "madebeta": "1.0"}
+    make_wheel(wheels, "madealpha", "2.0")
+    make_wheel(wheels, "madebeta", "2.0")
+    assert versions(both, repository, installer) == {"madealpha": "1.0", "madebeta": "1.0"}
+    only = Upgrade.named(["MadeAlpha"])
+    assert versions(both, repository, installer, only) == {"madealpha": "2.0", "madebeta": "1.0"}
+    assert versions(both, repository, installer) == {"madealpha": "2.0", "madebeta": "1.0"}
+    whole = Upgrade.named([], everything=True)
+    assert versions(both, repository, installer, whole) == {"madealpha": "2.0", "madebeta": "2.0"}
+
+
+@INSTALLERS
+def test_a_changed_requirement_moves_only_what_must_move(
+    both: Path, repository: LocalRepository, wheels: Path, installer: str
+) -> None:
+    versions(both, repository, installer)
+    for name in ("madealpha", "madebeta", "madegamma"):
+        make_wheel(wheels, name, "2.0")
+    text = (both / "xumi.yaml").read_text()
+    (both / "xumi.yaml").write_text(text.replace("[madealpha, madebeta]", "['madealpha>=2', madebeta, madegamma]"))
+    assert versions(both, repository, installer) == {"madealpha": "2.0", "madebeta": "1.0", "madegamma": "2.0"}
+    (both / "xumi.yaml").write_text(text.replace("[madealpha, madebeta]", "[madebeta]"))
+    assert versions(both, repository, installer) == {"madebeta": "1.0"}
+
+
+@INSTALLERS
+def test_a_pin_that_is_not_offered_any_more_moves(
+    both: Path, repository: LocalRepository, wheels: Path, installer: str
+) -> None:
+    versions(both, repository, installer)
+    make_wheel(wheels, "madealpha", "2.0")
+    make_wheel(wheels, "madebeta", "2.0")
+    (wheels / "madealpha-1.0-py3-none-any.whl").unlink()
+    assert versions(both, repository, installer) == {"madealpha": "2.0", "madebeta": "1.0"}
+
+
+def test_the_same_file_stays_though_a_better_wheel_of_that_version_came(
+    make_project: Make, repository: LocalRepository, wheels: Path
+) -> None:
+    root = make_project(manifest=WITH_WHEELS)
+    locked(root, repository)
+    make_wheel(wheels, "madealpha", "1.0", tag="cp311-cp311-manylinux_2_17_x86_64")
+    name = locked(root, repository)["platforms"]["linux/amd64"]["python_packages"][0]["filename"]
+    assert name == "madealpha-1.0-py3-none-any.whl"
+    lockfile.write(root, lock(root, repository, upgrade=Upgrade.named(["madealpha"])))
+    raised = json.loads((root / "xumi.lock").read_text())["platforms"]["linux/amd64"]["python_packages"][0]["filename"]
+    assert raised == "madealpha-1.0-cp311-cp311-manylinux_2_17_x86_64.whl"
+
+
+def test_the_base_stays_until_it_is_asked_for_or_another_one_is_named(
+    make_project: Make, repository: LocalRepository
+) -> None:
+    def base() -> str:
+        return str(locked(root, repository)["platforms"]["linux/amd64"]["base"])
+
+    root = make_project()
+    folder = root.parent / "base"
+    first = base()
+    (folder / "index.json").unlink()  # the tag moves; what it meant is still there by its digest
+    make_base(folder, files={"etc/os-release": b"ID=newer\n"})
+    assert base() == first
+    moved = lock(root, repository, upgrade=Upgrade(base=True)).platforms["linux/amd64"].base
+    assert moved != first
+    make_base(root.parent / "other", files={"etc/os-release": b"ID=other\n"})
+    text = (root / "xumi.yaml").read_text()
+    (root / "xumi.yaml").write_text(text.replace("oci-layout:../base", "oci-layout:../other"))
+    assert base() not in (first, moved)
+
+
+def test_the_command_says_what_moved(
+    both: Path, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XUMI_HOME", str(tmp_path / "home"))
+
+    def xumi(*arguments: str | Path) -> tuple[int, str, str]:
+        code = run("xumi", COMMANDS, [str(a) for a in arguments])
+        done = capsys.readouterr()
+        return code, done.out, done.err
+
+    assert xumi("lock", both)[0] == 0
+    make_wheel(wheels, "madealpha", "2.0")
+    assert xumi("lock", both, "--check")[0] == 0
+    code, _, err = xumi("lock", both, "--check", "--upgrade")
+    assert code == 1
+    code, out, err = xumi("lock", both, "-P", "madealpha", "-o", "json")
+    assert (code, json.loads(out)["changes"]) == (0, ["linux/amd64: madealpha 1.0 → 2.0"])
+    assert "madealpha 1.0 → 2.0" not in err
+    code, _, err = xumi("lock", both, "-P", "nothing-like-it")
+    assert code == 1
+    assert "nothing-like-it" in err
+    (both / "xumi.lock").write_text("{")
+    assert xumi("lock", both)[0] == 1
+    assert xumi("lock", both, "--upgrade")[0] == 0
+    assert xumi("build", both, "--locked")[0] == 0

@@ -16,8 +16,9 @@ import pytest
 
 from berth.authoring import base_files
 from berth.authoring.base import Platform, open_base
-from berth.authoring.build import MAX_LAYERS, Options, build
+from berth.authoring.build import MAX_LAYERS, build
 from berth.authoring.installers import Target
+from berth.authoring.options import Options
 from berth.authoring.packing import open_layer
 from berth.authoring.repository import LocalRepository
 from berth.authoring.requirements import SITE_PACKAGES, distributions, resolved

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from berth.authoring.build import Options, build
+from berth.authoring.build import build
+from berth.authoring.options import Options
 from berth.authoring.registry_base import RegistrySource, open_registry
 from berth.authoring.repository import LocalRepository
 from berth.errors import BerthError

@@ -112,7 +112,7 @@ def test_a_version_mounts_its_weights_from_where_they_lie(project: Path, home: P
 
 def test_the_image_for_this_machine_is_chosen(project: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running_targets.platform, "machine", lambda: "x86_64")
-    from berth.authoring.build import Options as BuildOptions
+    from berth.authoring.options import Options as BuildOptions
 
     build(project, LocalRepository(home), options=BuildOptions(bundle=True))
     target = find("acme/echo", home)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from berth.authoring import lockfile, origins
-from berth.authoring.build import Options, build, lock
+from berth.authoring.build import build
+from berth.authoring.options import Options
+from berth.authoring.pinning import lock
 from berth.authoring.repository import LocalRepository
 from berth.errors import InvalidInput, ManifestFileInvalid, SetupError
 from tests.unit.authoring.conftest import MANIFEST

@@ -212,13 +212,13 @@ async def test_a_page_reads_few_of_a_million_versions(large: Database) -> None:
 
 @pytest.mark.slow
 async def test_pages_of_a_million_versions_have_no_gap_and_no_repetition(large: Database) -> None:
-    machine = Machine("arm64", 3.0, memory=4 * GIB, disk=40 * GIB)
+    machine = Machine("arm64", 8.0, memory=32 * GIB, disk=100 * GIB)
     async with large.reading() as conn:
         expected = (
             await conn.scalars(
                 text(
                     "select distinct r.name from version_needs n join repositories r on r.id = n.repository_id"
-                    " where architecture = 'arm64' and cpu <= 3 and memory <= 4294967296 and disk <= 42949672960"
+                    " where architecture = 'arm64' and cpu <= 8 and memory <= 34359738368 and disk <= 107374182400"
                     " and gpu_count = 0 order by 1"
                 )
             )

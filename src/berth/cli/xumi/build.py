@@ -11,7 +11,7 @@ import typer
 
 from berth.authoring import build as builder
 from berth.authoring.base import BaseSource
-from berth.authoring.build import CompressionName, InstallerName
+from berth.authoring.options import CompressionName, InstallerName, Options
 from berth.authoring.repository import LocalRepository
 from berth.cli.output import Format, Output, OutputOption, human_size
 from berth.settings import ClientSettings
@@ -86,7 +86,7 @@ def build(
     """
     out = Output(output)
     started = time.monotonic()
-    options = builder.Options(
+    options = Options(
         base=base,
         platform=platform,
         revision=revision,
