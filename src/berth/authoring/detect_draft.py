@@ -209,16 +209,17 @@ class _Drafting:
         base, python, source = "docker.io/library/python:3.11-slim", "3.11", "guessed"
         command: list[str] | None = None
         entry: str | None = None
-        concurrency = 1
+        concurrency, system_packages = 1, list[str]()
         if self.template:
             own = parse(self.brought[FILE_NAME]).manifest
+            system_packages = own.runtime.system_packages
             base, python = own.runtime.base or base, own.runtime.python or python
             command, entry = own.entry.command, own.entry.python
             concurrency = own.runtime.concurrency
         elif self.seen.code:
             entry = self.seen.code.entry
         card = self._card("python")
-        if card and card.python and self.template != "gguf":
+        if card and card.python:
             python, source = card.python, f"from {card.source}"
             base = f"docker.io/library/python:{python}-slim"
         put("\nentry:")
@@ -238,6 +239,8 @@ class _Drafting:
         elif requirements:
             put("  requirements:")
             self.lines += [f"    - {quoted(line)}" for line in requirements]
+        if system_packages:
+            put(f"  system_packages: {json.dumps(system_packages)}")
         if concurrency > 1:
             put(f"  concurrency: {concurrency}")
         if self.template == "transformers":
@@ -255,7 +258,7 @@ class _Drafting:
         overhead = _OVERHEAD.get(self.template or "", 1024)
         memory = round_up(int(size * 1.2) + overhead * MIB)
         note = f"guessed: {human_size(size)} of weights, and room to work" if size else "guessed"
-        self.lines += ["", "hardware:", "  architectures: [amd64]", "  minimum:", "    cpu: 1  # guessed"]
+        self.lines += ["", "hardware:", "  architectures: [amd64]", "  minimum:", *self._processor()]
         self.lines.append(f"    memory: {memory}  # {note}")
         if size:
             self.lines.append(f"    disk: {round_up(size + 256 * MIB)}  # the weights and a little more")
@@ -267,6 +270,11 @@ class _Drafting:
                 f"    gpu: {{count: 1, memory: {round_up(int(size * 1.2) + 1024 * MIB)}}}  # {note}",
             ]
             self.guessed.append("hardware.recommended: a GPU that holds the weights")
+
+    def _processor(self) -> list[str]:
+        own = parse(self.brought[FILE_NAME]).manifest.hardware.minimum.cpu_features if self.template else []
+        features = [f"    cpu_features: [{', '.join(own)}]  # what its packages are compiled for"] if own else []
+        return ["    cpu: 1  # guessed", *features]
 
     def _checkpoints(self) -> None:
         weights = self.weights

@@ -70,7 +70,8 @@ def test_weights_in_one_folder_keep_it_as_root(root: Path) -> None:
     assert found.checkpoints[0].root == "exported"
     assert [w.path for w in project.find_weights(root, found.checkpoints[0])] == ["m[1].gguf"]
     assert [v.name for v in found.interface.inputs] == ["prompt", "max_tokens", "temperature"]
-    assert found.runtime.base == "ghcr.io/ggml-org/llama.cpp:full"
+    assert found.runtime.base == "docker.io/library/python:3.11-slim"
+    assert found.hardware.minimum.cpu_features == ["avx2", "bmi2", "f16c", "fma"]
 
 
 def test_of_several_formats_the_safest_is_served_and_the_others_stay_out(root: Path) -> None:

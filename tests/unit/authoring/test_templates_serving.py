@@ -1,68 +1,21 @@
-"""The code of the templates whose programs are too large for a test: tried against doubles of the same interfaces.
+"""The code of the templates whose packages take gigabytes, fast: tried against doubles of the same interfaces.
 
-What the doubles answer is worked out here from their inputs, so that a field lost on the way shows. The real GGUF file
-is written by the gguf library in test_detect; llama.cpp has no wheel, and PyTorch's and TensorFlow's take gigabytes.
+What the doubles answer is worked out here from their inputs, so that a field lost on the way shows. The real packages
+in real containers are slow: test_templates_torch and test_templates_tensorflow.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from berth.authoring import detect, detect_draft, templates
 from berth.oci.reference import ModelName
-from tests.unit.authoring.template_images import image_of, on_tiny_base, started
-from tests.unit.authoring.test_detect import small_gguf, small_safetensors
-from tests.unit.xumi.serving import run_to_end
+from tests.unit.authoring.template_images import on_tiny_base, started
+from tests.unit.authoring.test_detect import small_safetensors
 
 MODEL = ModelName.parse("acme/talk")
-
-# The part of llama-server's HTTP interface that is used: GET /health (503 while loading), POST /completion.
-LLAMA_SERVER = """#!{python}
-import argparse, json, os
-from http.server import BaseHTTPRequestHandler, HTTPServer
-options = argparse.ArgumentParser()
-for name in ("model", "host", "n-gpu-layers"):
-    options.add_argument("--" + name)
-options.add_argument("--port", type=int)
-given = options.parse_args()
-data = open(given.model, "rb").read()
-open(os.environ["PID_FILE"], "w").write(str(os.getpid()))
-if data[:4] != b"GGUF":
-    raise SystemExit(7)
-asked = [0]
-class Handler(BaseHTTPRequestHandler):
-    def answer(self, status, content):
-        body = json.dumps(content).encode()
-        self.send_response(status); self.send_header("Content-Length", str(len(body))); self.end_headers()
-        self.wfile.write(body)
-    def do_GET(self):
-        asked[0] += 1
-        self.answer(200 if self.path == "/health" and asked[0] > 2 else 503, {{"status": "loading model"}})
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/completion":
-            text = f"{{body['prompt']}} {{body['n_predict']}} {{body['temperature']}} {{len(data)}}"
-            self.answer(200, {{"content": text}})
-        else:
-            text = f"chat: {{body['messages'][0]['content']}}"
-            self.answer(200, {{"choices": [{{"message": {{"content": text}}}}]}})
-    def log_message(self, *_):
-        pass
-HTTPServer((given.host, given.port), Handler).serve_forever()
-"""
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> dict[str, str]:
-    program = tmp_path / "llama-server"
-    program.write_text(LLAMA_SERVER.format(python=sys.executable))
-    program.chmod(0o755)
-    return {"LLAMA_SERVER": str(program), "PID_FILE": str(tmp_path / "pid")}
 
 
 def project(tmp_path: Path, template: str) -> Path:
@@ -70,54 +23,6 @@ def project(tmp_path: Path, template: str) -> Path:
     templates.write(MODEL, template, root)
     on_tiny_base(root)
     return root
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def test_gguf_starts_llama_server_asks_it_and_takes_it_along_when_it_ends(
-    tmp_path: Path, llama: dict[str, str]
-) -> None:
-    root = project(tmp_path, "gguf")
-    (root / "weights" / "m.gguf").write_bytes(small_gguf())
-    with started(root, tmp_path, **llama) as model:
-        status, answer = model.call("/invoke", {"prompt": "Hello", "max_tokens": 7})
-        assert (status, answer) == (200, {"text": f"Hello 7 0.8 {len(small_gguf())}"})
-        assert model.call("/invoke", {"prompt": "Hello", "max_tokens": 0})[0] == 422
-        pid = int(Path(llama["PID_FILE"]).read_text())
-        assert alive(pid)
-    deadline = time.monotonic() + 20
-    while alive(pid) and time.monotonic() < deadline:
-        os.sched_yield()
-    assert not alive(pid)
-
-
-def test_gguf_with_a_chat_template_is_asked_as_a_chat(tmp_path: Path, llama: dict[str, str]) -> None:
-    root = tmp_path / "project"
-    root.mkdir()
-    text = b"tokenizer.chat_template"
-    body = bytearray(small_gguf())
-    body[16:24] = (5).to_bytes(8, "little")
-    body += len(text).to_bytes(8, "little") + text + (8).to_bytes(4, "little") + (1).to_bytes(8, "little") + b"x"
-    (root / "m.gguf").write_bytes(body)
-    templates.write_files(detect_draft.draft(MODEL, detect.look(root)).files, root)
-    on_tiny_base(root)
-    with started(root, tmp_path, **llama) as model:
-        assert model.call("/invoke", {"prompt": "Hello"}) == (200, {"text": "chat: Hello"})
-
-
-def test_gguf_says_when_llama_server_refuses_the_file(tmp_path: Path, llama: dict[str, str]) -> None:
-    root = project(tmp_path, "gguf")
-    (root / "weights" / "m.gguf").write_bytes(b"no model")
-    folder, own = image_of(root, tmp_path)
-    code, log = run_to_end(folder, **own, **llama)
-    assert code == 4
-    assert "llama-server ended with 7" in log
 
 
 TORCH = """
