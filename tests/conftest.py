@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: PostgreSQL (`postgres`, `database`, …), `berth`, `berth_factory`, `weed`."""
+"""Fixtures that every test may use: PostgreSQL (`postgres`, `database`, …), `berth`, `weed`, `dockerd`, `podman`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from berth.db.embedded import EmbeddedPostgres
 from berth.db.engine import Database
+from tests.support.daemons import running_dockerd, running_podman
 from tests.support.postgres import FAST, Databases
 from tests.support.processes import BerthFactory, BerthProcess, factory
 from tests.support.seaweedfs import Weed, running_weed
@@ -63,3 +64,17 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
     """A running object store with an empty bucket; one per test process, so every test takes a prefix of its own."""
     with running_weed(tmp_path_factory.mktemp("weed")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[str]:
+    """URL of the socket of a real Docker daemon; one per test process, so every test takes names of its own."""
+    with running_dockerd() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[str]:
+    """The same of Podman's service, which speaks Docker's interface."""
+    with running_podman() as url:
+        yield url

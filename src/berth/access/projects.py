@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from berth.access import audit, queries
 from berth.access.decide import Actor
 from berth.access.queries import AsyncConnection, ProjectRow
+from berth.adapters.registries.contract import Kind
 from berth.db import registries as stored
 from berth.errors import Conflict, InvalidInput, NameInvalid
 from berth.oci.reference import check_project
@@ -61,17 +62,34 @@ async def create_project(
 
 
 async def update_project(
-    conn: AsyncConnection, actor: Actor, project: ProjectRow, *, description: str | None = None, home: str | None = None
+    conn: AsyncConnection,
+    actor: Actor,
+    project: ProjectRow,
+    *,
+    description: str | None = None,
+    home: str | None = None,
+    kinds: Sequence[Kind] = (),
 ) -> ProjectRow:
     """Change what is given; the policy is changed by `gates.set_policy`.
 
+    Args:
+        kinds: the kinds of registries, as `RegistryFactory` tells them.
+
     Raises:
-        InvalidInput: there is no such home.
+        InvalidInput: there is no such home, or it changes what it is given.
     """
-    if home is not None and home not in HOMES and await stored.registry_named(conn, home) is None:
-        raise InvalidInput(
-            f"There is no registry '{home}'.", hint="'depot' is our own store; berth registry add makes others known."
-        )
+    if home is not None and home not in HOMES:
+        known = await stored.registry_named(conn, home)
+        if known is None:
+            raise InvalidInput(
+                f"There is no registry '{home}'.",
+                hint="'depot' is our own store; berth registry add makes others known.",
+            )
+        if any(kind.name == known.kind and kind.capabilities.repacks for kind in kinds):
+            raise InvalidInput(
+                f"'{home}' is a container daemon, which repacks images: it keeps no version unchanged.",
+                hint=f"Make it a copy instead: berth sync rule add NAME --source depot --target {home} --on-admission.",
+            )
     values = {key: value for key, value in (("description", description), ("home", home)) if value is not None}
     if not values:
         return project

@@ -112,7 +112,14 @@ class DepotRegistry:
         return True
 
     async def push_blob(self, repository: str, digest: str, *, size: int, chunks: AsyncIterable[bytes]) -> None:
-        algorithm = digests.parse(digest).algorithm
+        await self._receive(repository, digest, size=size, chunks=chunks)
+
+    async def receive_blob(self, repository: str, *, size: int, chunks: AsyncIterable[bytes]) -> str:
+        """Store a blob whose digest shows only when it is here; returns it. Raises DigestInvalid for another size."""
+        return await self._receive(repository, None, size=size, chunks=chunks)
+
+    async def _receive(self, repository: str, digest: str | None, *, size: int, chunks: AsyncIterable[bytes]) -> str:
+        algorithm = "sha256" if digest is None else digests.parse(digest).algorithm
         async with self._db.transaction() as conn:
             target = _existing(await catalog.ensure_repository(conn, repository), repository)
         upload_id = secrets.token_urlsafe(24)
@@ -124,16 +131,16 @@ class DepotRegistry:
             found = await self._store.digest_of_upload(
                 location, upload_id=upload_id, algorithm=algorithm, size=appended.size
             )
-            if found != digest or appended.size != size or not appended.complete:
+            if found != (digest or found) or appended.size != size or not appended.complete:
                 raise DigestInvalid(
-                    f"The pushed bytes are {found} ({appended.size} bytes), not {digest} ({size} bytes)."
+                    f"The pushed bytes are {found} ({appended.size} bytes), not {digest or 'a blob'} ({size} bytes)."
                 )
             async with self._db.transaction() as conn:
                 await keep_blob(
                     conn,
                     self._store,
                     repository_id=target.id,
-                    digest=digest,
+                    digest=found,
                     location=location,
                     size=size,
                     now=self._clock(),
@@ -141,6 +148,7 @@ class DepotRegistry:
                 )
         finally:
             await self._store.delete(location)
+        return found
 
     async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
         manifest = manifests.parse(body, media_type)

@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from berth.adapters.registries.contract import Registry
+from berth.adapters.registries.contract import Registry, Repacking
 from berth.errors import ManifestUnknown, Unsupported
 from berth.oci import manifest as manifests
 from berth.oci import referrers
 from berth.oci.version import is_version_tag
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import first
+from berth.sync.images import matched
 from berth.sync.plan import Listed, Terms, in_scope, source_name, target_name
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ async def compared(
     )
     if terms.only_admitted and judge is not None and not isinstance(source, DepotRegistry):
         ours = await _each(ours, lambda listed: _judged(judge, listed))
+    if isinstance(source, Repacking) or isinstance(target, Repacking):
+        return await matched(terms, source, target, ours, theirs)
     return await _with_evidence(terms, source, target, ours, theirs)
 
 

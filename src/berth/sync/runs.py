@@ -15,14 +15,15 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from berth.adapters.registries.contract import Registry
+from berth.adapters.registries.contract import Registry, Repacking
 from berth.db import queue
 from berth.db.engine import Database
 from berth.errors import BerthError, Conflict, Unavailable
 from berth.sync import queries
-from berth.sync.copy import again, copy_version
+from berth.sync.copy import again
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, first
+from berth.sync.images import bring, holds_version
 from berth.sync.listing import all_tags, compared
 from berth.sync.places import RegistryDirectory
 from berth.sync.plan import Terms, plan
@@ -181,7 +182,7 @@ class _Run:
             return True
         try:
             if item.action == "prune":
-                await self._prune(target, item)
+                await self._prune(source, target, item)
             else:
                 await self._copy(source, target, item, tags)
         except Cancelled:
@@ -203,7 +204,7 @@ class _Run:
             return
         async with self._db.transaction() as conn:
             await queries.set_item(conn, item.id, state="running")
-        copied = await copy_version(
+        copied = await bring(
             source,
             target,
             item.source_repository,
@@ -228,9 +229,13 @@ class _Run:
                     now=self._now(),
                 )
 
-    async def _prune(self, target: Registry, item: ItemRow) -> None:
+    async def _prune(self, source: Registry, target: Registry, item: ItemRow) -> None:
         repository, digest = item.target_repository, item.target_digest or ""
         found = await again(lambda: target.stat(repository, item.tag), flow=self._flow)
+        if found is not None and isinstance(target, Repacking) and found.digest != digest:
+            # The plan may name it by the digest that it has at the source.
+            if await holds_version(target, (repository, item.tag), source, item.source_repository, digest):
+                digest = found.digest
         if found is not None and found.digest != digest:
             raise Conflict(f"{repository}:{item.tag} has changed at the target since the plan was made.")
         notes = []

@@ -34,6 +34,7 @@ from tests.contracts.registries import harbor_double, peers
 from tests.contracts.registries import vendor_doubles as vendors
 from tests.contracts.registries.harbor_double import HarborDouble
 from tests.contracts.registries.oci_double import OciDouble
+from tests.contracts.registries.test_repacking_contract import DAEMONS
 from tests.support.seaweedfs import BUCKET, KEY, SECRET, Weed
 from tests.unit.wire.conftest import IMPATIENT
 from tests.unit.wire.peer import running
@@ -177,7 +178,9 @@ KINDS: dict[str, Opening] = {
 
 
 def test_every_kind_of_the_index_is_under_this_suite() -> None:
-    assert {name.partition("-")[0] for name in KINDS} == set(REGISTRIES)
+    # What repacks cannot do most of this; its own suite is test_repacking_contract.py.
+    assert {name.partition("-")[0] for name in (*KINDS, *DAEMONS)} == set(REGISTRIES)
+    assert {kind.name for kind in Registries().kinds() if kind.capabilities.repacks} == {"daemon"}
 
 
 def test_a_kind_that_is_only_in_the_index_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ REGISTRIES: dict[str, str] = {
     "depot": "berth.sync.depot:DepotRegistry",
     "folder": f"{_HERE}.folder:FolderRegistry",
     "objects": f"{_HERE}.objects:ObjectRegistry",
+    "daemon": f"{_HERE}.daemon:DaemonRegistry",
     "distribution": f"{_HERE}.distribution:DistributionRegistry",
     "berth": f"{_HERE}.distribution:BerthRegistry",
     "harbor": f"{_HERE}.harbor:HarborRegistry",

@@ -6,7 +6,7 @@ verified by whoever receives bytes: an adapter must raise IntegrityError rather 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -270,6 +270,56 @@ class Redirecting(Protocol):
 
     async def presigned(self, repository: str, digest: str, *, seconds: int) -> str | None:
         """A URL that hands out this blob for so long and needs no credentials; None where it cannot or may not."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """Which image of a version a container daemon runs; `bundle`: the one that holds its weights, if there is one."""
+
+    os: str
+    architecture: str
+    bundle: bool = False
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """A runnable image as daemons know it: the exact bytes of its config, and its layers, lowest first."""
+
+    config: bytes
+    layers: Sequence[Descriptor]
+
+
+@runtime_checkable
+class Repacking(Protocol):
+    """A container daemon: it takes and gives whole images, and keeps neither manifests nor their digests.
+
+    Its `stat` answers with the image's own id; `capabilities.repacks` is true.
+    """
+
+    async def choice(self) -> ImageChoice:
+        """Which image of a version it is to be given."""
+        ...
+
+    async def holds(self, repository: str, tag: str, config: bytes) -> bool:
+        """Whether this name means the image with this config there."""
+        ...
+
+    async def load(
+        self,
+        repository: str,
+        tag: str,
+        image: WholeImage,
+        *,
+        read: Callable[[Descriptor], AsyncIterator[bytes]],
+    ) -> None:
+        """Hand it an image under a name. Raises IntegrityError when it holds something else afterwards."""
+        ...
+
+    async def save(
+        self, repository: str, tag: str, *, keep: Callable[[int, AsyncIterator[bytes]], Awaitable[str]]
+    ) -> WholeImage:
+        """Take an image out. `keep` gets size and bytes of one layer after another, and answers its digest."""
         ...
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings, Stat
 from berth.adapters.registries.distribution import capabilities_of
@@ -37,11 +36,10 @@ from berth.oci import referrers
 from berth.oci.descriptor import Descriptor
 from berth.oci.layout import REF_NAME, added
 from berth.oci.manifest import Manifest
+from berth.wire.hashing import RunningDigest
 
 if TYPE_CHECKING:
     from berth.adapters.registries.objects_store import Store
-
-T = TypeVar("T")
 
 AT_ONCE: Final = 16
 # Manifests never change, so what was read once is kept, up to this many bytes.
@@ -53,7 +51,6 @@ class ObjectRegistry:
 
     Args:
         store: an opened store instead of the one that the settings name (for tests).
-        threads: size of the executor for hashing.
     """
 
     KIND: ClassVar[Kind] = Kind(
@@ -73,7 +70,7 @@ class ObjectRegistry:
         },
     )
 
-    def __init__(self, settings: RegistrySettings, *, store: Store | None = None, threads: int = 2) -> None:
+    def __init__(self, settings: RegistrySettings, *, store: Store | None = None) -> None:
         self.settings = settings
         self.place: Place = place_of(settings)
         defaults = replace(
@@ -87,7 +84,6 @@ class ObjectRegistry:
             single_writer=settings.flag("single_writer"),
             what=settings.url,
         )
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="object-registry")
         self._parsed: OrderedDict[str, Manifest] = OrderedDict()
         self._parsed_bytes = 0
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -189,18 +185,14 @@ class ObjectRegistry:
 
     async def _verified(self, digest: str, size: int, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
         """The chunks, hashed on their way. Raises DigestInvalid at their end, before an object is made of them."""
-        algorithm = digests.parse(digest).algorithm
-        hasher = digests.new_hasher(algorithm)
-        received = 0
+        running = RunningDigest(digest)
         async for chunk in chunks:
-            received += len(chunk)
-            if received > size:
+            await running.update(chunk)
+            if running.count > size:
                 break
-            await self._run(hasher.update, chunk)
             yield chunk
-        found = f"{algorithm}:{hasher.hexdigest()}"
-        if found != digest or received != size:
-            raise DigestInvalid(f"The pushed bytes are {found} ({received} bytes), not {digest} ({size} bytes).")
+        if running.count != size or not running.matches():
+            raise DigestInvalid(f"The pushed bytes ({running.count}) are not {digest} ({size} bytes).")
 
     async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
         manifest = manifests.parse(body, media_type)
@@ -306,12 +298,9 @@ class ObjectRegistry:
         return replace(self.capabilities, notes=tuple(notes))
 
     async def close(self) -> None:
-        self._executor.shutdown(wait=True)
+        """obstore's connections end with it."""
 
     # ---- inside
-
-    async def _run(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
 
     def _blob_key(self, repository: str, digest: str) -> str:
         references.check_repository(repository)  # before it becomes a key

@@ -113,8 +113,14 @@ async def change(request: Request, project: str, body: ProjectChange) -> Project
                 object=project,
                 detail={"policy": stored, "before": dict(call.project.policy)},
             )
+        registries = call.services.registries
         await access_projects.update_project(
-            call.conn, call.actor, call.project, description=body.description, home=body.home
+            call.conn,
+            call.actor,
+            call.project,
+            description=body.description,
+            home=body.home,
+            kinds=() if body.home is None or registries is None else registries.kinds(),
         )
         row = await queries.project_by_name(call.conn, project) or call.project
         await access_projects.check_places(call.conn, row)

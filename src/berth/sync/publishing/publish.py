@@ -17,9 +17,10 @@ from berth.errors import BerthError, ManifestUnknown
 from berth.gates.verdicts import verdict_of
 from berth.oci.version import to_tag
 from berth.sync import queries as rules
-from berth.sync.copy import PASSING, copy_version
+from berth.sync.copy import PASSING
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Flow, Limits
+from berth.sync.images import bring
 from berth.sync.places import RegistryDirectory
 from berth.sync.plan import plan
 from berth.sync.publishing import queries
@@ -75,7 +76,7 @@ async def publish(
             try:
                 if place.registry not in opened:
                     opened[place.registry] = await places.open(place.registry)
-                copied = await copy_version(
+                copied = await bring(
                     depot,
                     opened[place.registry],
                     place.version.repository,

@@ -12,16 +12,18 @@ from typing import Final
 
 import structlog
 
-from berth.adapters.registries.contract import Registry
+from berth.adapters.registries.contract import Registry, Repacking
 from berth.db.engine import Database
 from berth.errors import BerthError, IntegrityError, InvalidInput
 from berth.gates.policies import from_json
 from berth.oci.version import to_tag
 from berth.sync.copy import PASSING
+from berth.sync.images import holds_version
 from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries
 from berth.sync.publishing.publish import is_admitted
 from berth.sync.publishing.queries import Placement
+from berth.sync.rules import DEPOT
 
 LEFT: Final = {
     "mark": "It is denied here and marked so; the policy (on_deny: mark) leaves the copy where it is.",
@@ -49,7 +51,7 @@ async def withdraw(
         state, error = "exposed", LEFT.get(policy)
         if error is None:
             try:
-                note = await _take_back(places, placement, delete=policy == "delete")
+                note = await _take_back(places, placement, versions[0].repository, delete=policy == "delete")
                 state, error = "withdrawn", note
             except BerthError as failure:
                 error = f"It could not be removed: {failure}"
@@ -62,10 +64,12 @@ async def withdraw(
         raise passing
 
 
-async def _take_back(places: RegistryDirectory, placement: Placement, *, delete: bool) -> str | None:
-    """Remove one copy; what is to be said about it, if anything."""
+async def _take_back(places: RegistryDirectory, placement: Placement, origin: str, *, delete: bool) -> str | None:
+    """Remove one copy of what the depot has in `origin`; what is to be said about it, if anything."""
     registry = await places.open(placement.registry)
     try:
+        if isinstance(registry, Repacking):
+            return await _take_image_back(await places.open(DEPOT), registry, placement, origin)
         if delete:
             await registry.delete_manifest(placement.repository, placement.digest)
             await _gone(registry, placement, placement.digest)
@@ -80,6 +84,20 @@ async def _take_back(places: RegistryDirectory, placement: Placement, *, delete:
         return None
     finally:
         await registry.close()
+
+
+async def _take_image_back(depot: Registry, daemon: Registry, placement: Placement, origin: str) -> str | None:
+    """Take its name from a daemon's image, which goes with its last name."""
+    assert isinstance(daemon, Repacking)  # noqa: S101 - for the types
+    name = (placement.repository, to_tag(placement.version))
+    found = await daemon.stat(*name)
+    if found is None:
+        return None
+    if not await holds_version(daemon, name, depot, origin, placement.digest):
+        return f"Its name means image {found.digest} there now, which is not ours."
+    await daemon.delete_tag(*name)
+    await _gone(daemon, placement, name[1])
+    return None
 
 
 async def _gone(registry: Registry, placement: Placement, reference: str) -> None:
