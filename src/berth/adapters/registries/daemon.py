@@ -28,6 +28,7 @@ from berth.adapters.registries.contract import (
     Stat,
     WholeImage,
 )
+from berth.adapters.registries.daemon_http import GuardedTransport
 from berth.adapters.registries.distribution import capabilities_of
 from berth.errors import Conflict, IntegrityError, InvalidInput, NotFound, RemoteError, Unavailable, Unsupported
 from berth.oci import digest as digests
@@ -35,7 +36,7 @@ from berth.oci import media_types as types
 from berth.oci import reference as references
 from berth.oci.descriptor import Descriptor
 from berth.oci.documents import loads
-from berth.wire.addresses import AddressGuard, guarded_client, is_local_literal, is_loopback
+from berth.wire.addresses import AddressGuard, is_local_literal, is_loopback
 
 API: Final = (1, 41)
 ANSWER_LIMIT: Final = 64 << 20
@@ -375,10 +376,8 @@ def _client(settings: RegistrySettings) -> httpx.AsyncClient:
     guard = AddressGuard(
         allow_private=settings.flag("allow_private"), private_hosts={host} if is_local_literal(host) else set()
     )
-    client = guarded_client(guard, tls=_tls(settings) if scheme == "https" else None)
-    client.base_url = httpx.URL(where)
-    client.timeout = PATIENCE
-    return client
+    transport = GuardedTransport(guard, tls=_tls(settings) if scheme == "https" else None)
+    return httpx.AsyncClient(base_url=where, transport=transport, timeout=PATIENCE, trust_env=False)
 
 
 def _tls(settings: RegistrySettings) -> ssl.SSLContext:
