@@ -251,6 +251,25 @@ def test_a_version_runs_with_mounted_weights_until_it_is_stopped(person: Person,
     poll(lambda: names(engine, "--all") == [], what="the container is gone")
 
 
+def test_a_detached_container_answers_until_it_is_stopped_and_a_killed_supervisor_leaves_none(
+    person: Person, engine: str
+) -> None:
+    person.xumi("build", person.project)
+    start = ("run", "acme/greeter", "--detach", "--engine", engine, "--port", "0", "-o", "json")
+    said = json.loads(person.xumi(*start))
+    assert names(engine) == [said["name"]] == [said["container"]]
+    answer = json.loads(person.xumi("invoke", "--url", said["url"], "-i", "text=you", "-o", "json"))
+    assert answer["facts"] == LOCKED_UP
+    assert said["name"] in person.xumi("ps")
+    person.xumi("stop", said["name"])
+    assert names(engine, "--all") == []
+    said = json.loads(person.xumi(*start))
+    os.kill(said["pid"], signal.SIGKILL)
+    poll(lambda: "ended" in person.xumi("ps"), what="its end is seen")
+    person.xumi("stop", "--all")
+    assert names(engine, "--all") == []
+
+
 def test_other_weights_give_another_answer_and_a_changed_file_is_refused(person: Person, engine: str) -> None:
     person.weight.write_text("ave\n")
     person.write("ave")

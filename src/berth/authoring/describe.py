@@ -6,8 +6,10 @@ from typing import Any
 
 from berth.authoring import checkpoints, image
 from berth.authoring.build import MANIFEST, REVISION
+from berth.authoring.manifest import parse
 from berth.authoring.packing import LAYER_KIND
 from berth.authoring.repository import LocalRepository
+from berth.errors import ManifestFileInvalid
 from berth.oci import manifest as manifests
 from berth.oci import media_types
 from berth.oci.descriptor import Descriptor
@@ -45,8 +47,17 @@ def describe(repository: LocalRepository, ref: str) -> dict[str, Any]:
         "revision": index.annotations.get(REVISION),
         "images": images,
         "checkpoints": weights,
+        "benchmarks": _benchmarks(index.annotations.get(MANIFEST)),
         "manifest_text": index.annotations.get(MANIFEST),
     }
+
+
+def _benchmarks(text: str | None) -> list[dict[str, Any]]:
+    """The benchmarks that it declares; none where its manifest cannot be read."""
+    try:
+        return list(parse(text).manifest.to_json().get("benchmarks", [])) if text else []
+    except ManifestFileInvalid:
+        return []
 
 
 def _image(child: Descriptor, parsed: manifests.Manifest) -> dict[str, Any]:

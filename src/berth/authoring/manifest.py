@@ -18,6 +18,7 @@ from license_expression import ExpressionError, Licensing, get_spdx_licensing
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from berth.authoring import document, samples
+from berth.authoring.benchmarks import Benchmark
 from berth.authoring.complaints import explain
 from berth.authoring.hardware import Bytes, Hardware, Part
 from berth.authoring.interface import Interface
@@ -245,6 +246,9 @@ class Manifest(Part):
     hardware: Hardware = Field(default_factory=Hardware)
     checkpoints: list[Checkpoint] = Field(default=[], max_length=100)
     samples: list[Sample] = Field(default=[], max_length=100)
+    benchmarks: list[Benchmark] = Field(
+        default=[], max_length=100, description="Benchmarks to run, with the goals they must reach."
+    )
 
     @field_validator("name")
     @classmethod
@@ -273,6 +277,7 @@ class Manifest(Part):
                 raise ValueError(f"the checkpoints' mount paths {one} and {other} lie in one another")
         _distinct(self.tags, "tags", "word")
         _distinct([s.name for s in self.samples], "samples", "name")
+        _distinct([b.name for b in self.benchmarks], "benchmarks", "name")
         if self.runtime.python is None and self.entry.python is not None:
             raise ValueError("entry.python needs a Python: write runtime.python, or use entry.command")
         if self.runtime.python is None and self.runtime.requirements:
@@ -299,6 +304,10 @@ class Manifest(Part):
             out["inputs"] = sample.inputs
             if sample.outputs is not None:
                 out["outputs"] = sample.outputs
+        for benchmark, out in zip(self.benchmarks, data["benchmarks"], strict=True):
+            out["parameters"] = benchmark.parameters  # null means something there
+        if not self.benchmarks:
+            del data["benchmarks"]  # so that versions without any keep the digest they always had
         return data
 
 

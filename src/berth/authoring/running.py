@@ -7,6 +7,7 @@ trusted.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import secrets
@@ -44,6 +45,7 @@ from xumi.settings import child_environment
 
 _LISTENING = re.compile(r"xumi: listening on (\S+):(\d+)\s*$")
 _KEPT_LINES = 400
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _POLL_SECONDS = 0.05
 # What starting and loading may take beyond setup() itself.
 _GRACE_SECONDS = 60
@@ -70,6 +72,8 @@ class Options:
         cpus: limit in cores instead of the manifest's.
         host: where a port is opened.
         port: which one; 0 takes a free one.
+        name: of the container; default: made up from the model's name.
+        tied: a process ends with the thread that started it, however that ends.
     """
 
     python: str | None = None
@@ -82,6 +86,8 @@ class Options:
     cpus: float | None = None
     host: str = "127.0.0.1"
     port: int = 0
+    name: str | None = None
+    tied: bool = False
 
 
 class Running:
@@ -266,7 +272,7 @@ def _process(target: Target, options: Options, scratch: Path, tell: Callable[[st
     }
     search = os.pathsep.join([os.fspath(_runtime(scratch)), os.fspath(code)])
     running = Running(
-        _spawn([python, "-m", "xumi"], cwd=code, env=child_environment(own, search=search)),
+        _spawn([python, "-m", "xumi"], cwd=code, env=child_environment(own, search=search), tied=options.tied),
         how="process",
         address=address,
         tell=tell,
@@ -291,7 +297,7 @@ def _container(target: Target, options: Options, scratch: Path, tell: Callable[[
             hint="Allow one with --network, or declare runtime.egress.",
         )
     image, mounts = _image(target, options, engine)
-    name = f"xumi-{target.manifest.name.rpartition('/')[2][:40]}-{secrets.token_hex(4)}"
+    name = options.name or f"xumi-{target.manifest.name.rpartition('/')[2][:40]}-{secrets.token_hex(4)}"
     address: str | None = None
     publish: tuple[str, int] | None = None
     if by_socket:
@@ -374,7 +380,7 @@ def _python(wanted: str | None) -> str:
 
 
 def _spawn(
-    command: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] | None = None
+    command: Sequence[str], *, cwd: Path | None = None, env: dict[str, str] | None = None, tied: bool = False
 ) -> subprocess.Popen[str]:
     """In a session of its own: a Ctrl-C is ours to pass on in order. Raises Unavailable."""
     try:
@@ -389,9 +395,25 @@ def _spawn(
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
+            preexec_fn=_die_with_parent() if tied else None,  # noqa: PLW1509 - one call, of a library that is loaded
         )
     except OSError as error:
         raise Unavailable(f"{command[0]} cannot be started: {error.strerror}.") from error
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """For `preexec_fn`: SIGTERM when the thread that started the child ends. None where Linux is not."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)  # before the fork: loading takes locks
+    parent = os.getpid()
+
+    def arrange() -> None:
+        library.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return arrange
 
 
 def _free(host: str, port: int) -> None:

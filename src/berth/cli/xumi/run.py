@@ -1,4 +1,4 @@
-"""`xumi run`: start a model on this machine, show its address, stop it at Ctrl-C."""
+"""`xumi run`: start a model on this machine, show its address; stop it at Ctrl-C, or leave it in the background."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from berth.authoring import detached
 from berth.authoring.hardware import size_in_bytes
 from berth.authoring.running import Options, Running, relayed, started
 from berth.cli.output import Format, Output, OutputOption
 from berth.cli.xumi import _starting as starting
+from berth.client.credentials import environment
 from berth.errors import InvalidInput
 
 
@@ -37,6 +39,10 @@ def run(
         typer.Option("--cpus", min=0, help="Processor cores of the container; 0: no limit. [the manifest's]"),
     ] = None,
     force: starting.ForceOption = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Leave it in the background once it answers; `xumi stop` ends it.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", help="Its name for `xumi ps`, and its container's.")] = None,
     output: OutputOption = Format.text,
 ) -> int:
     """Start a model on this machine, show its address, and stop it at Ctrl-C.
@@ -45,10 +51,25 @@ def run(
     its weights mounted read-only and without a network unless the manifest declares egress.
 
     Example: xumi run acme/file-type:1.0.0 --port 9000
+
+    Example: xumi run acme/file-type:1.0.0 --detach --port 0 -o json
     """
     out = Output(output)
+    if name is not None:
+        detached.check_name(name)
     found = starting.open_target(target, force=force, out=out)
     wanted = found.manifest.runtime.port if port is None else port
+    if detach:
+        arguments = _arguments(
+            target,
+            {"trust-code": trust_code, "bundle": bundle, "network": network, "force": force},
+            {"port": wanted, "host": host, "python": python, "engine": engine, "image": image, "memory": memory,
+             "cpus": cpus},
+        )  # fmt: skip
+        there = detached.start(environment().home, name=name, version=found.version, engine=engine, arguments=arguments)
+        out.result(there.to_json(), f"{there.name} ({there.version}) answers at {there.url}")
+        out.step(f"xumi logs {there.name}, xumi stop {there.name}")
+        return 0
     options = Options(
         python=python,
         trust_code=trust_code,
@@ -60,6 +81,8 @@ def run(
         cpus=cpus,
         host=host,
         port=wanted,
+        name=name,
+        tied=True,
     )
     with suppress(KeyboardInterrupt), starting.ended_in_order(), started(found, options, tell=out.note) as running:
         caller = running.wait_ready(found.manifest.runtime.startup_timeout)
@@ -70,6 +93,14 @@ def run(
             out.step(f"xumi invoke --url {url} -i NAME=VALUE     (Ctrl-C stops the model)")
             _stay(running)
     return 0
+
+
+def _arguments(target: str, flags: dict[str, bool], values: dict[str, str | int | float | None]) -> list[str]:
+    """The same command line without what makes it a background one."""
+    words = [target, *(f"--{name}" for name, said in flags.items() if said)]
+    for name, value in values.items():
+        words += [] if value is None else [f"--{name}", str(value)]
+    return words
 
 
 def _stay(running: Running) -> None:

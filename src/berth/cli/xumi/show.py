@@ -44,4 +44,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
         for file in checkpoint["files"]:
             where = "" if file["present"] else "  MISSING"
             lines.append(f"  {human_size(file['size']):>11}  {file['path']}  {file['digest']}{where}")
+    for benchmark in found["benchmarks"]:
+        data = benchmark.get("dataset")
+        lines.append(f"benchmark {benchmark['name']}" + (f" on {data['reference']}" if data else ""))
+        for metric in benchmark["metrics"]:
+            sign = "≥" if metric["better"] == "higher" else "≤"
+            goal = f"{sign} {metric['goal']:g}" if "goal" in metric else f"{metric['better']} is better"
+            lines.append(f"  {metric['name']:<9} {goal} {metric.get('unit', '')}".rstrip())
     return lines

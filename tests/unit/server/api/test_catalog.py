@@ -246,3 +246,15 @@ async def test_a_version_that_an_alias_means_is_not_deleted(filled: Staffed) -> 
     await move(filled.world, filled.tokens["reviewer"], "1.0.0")
     answer = await filled.world.ask("DELETE", f"{VERSIONS}/1.0.0", token=filled.tokens["root"])
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+
+
+async def test_benchmarks_that_a_version_declares_are_served_with_it(staffed: Staffed) -> None:
+    text = (
+        "xumi: 1\nname: vision/net\nversion: 1.0.0\nentry: {command: [serve]}\nruntime: {base: 'python:3.11'}\n"
+        "benchmarks:\n- {name: digits, dataset: {reference: mnist, split: test}, metrics: [{name: accuracy, goal: 0.9}]}\n"
+    )
+    await staffed.world.version("vision/net", "1.0.0", xumi=text)
+    shown = (await staffed.world.ask("GET", f"{VERSIONS}/1.0.0", token=staffed.tokens["guest"])).json()
+    (benchmark,) = shown["declared"]["xumi"]["benchmarks"]
+    assert benchmark["dataset"] == {"reference": "mnist", "split": "test"}
+    assert benchmark["metrics"] == [{"name": "accuracy", "better": "higher", "goal": 0.9}]
