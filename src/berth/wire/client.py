@@ -21,6 +21,7 @@ from berth.oci import challenge
 from berth.wire.addresses import AddressGuard, is_local_literal, is_loopback
 from berth.wire.answers import error_of, transport_failure
 from berth.wire.auth import ANONYMOUS, Authenticator, Credential, CredentialSource
+from berth.wire.pace import Pace, RateLimit
 from berth.wire.retry import RETRYABLE_STATUS, RetryPolicy, retry_after
 from berth.wire.transport import STALL_SECONDS, Connections
 
@@ -72,6 +73,7 @@ class RegistryClient:
         self.origin = registry_origin(url, insecure=insecure)
         self.retry = retry
         self.sleep = sleep
+        self._pace = Pace(longest=retry.cap_seconds)
         self._plain_http = self.origin.scheme == "http" or insecure
         host = self.origin.host
         chosen = {host} if is_local_literal(host) else set()
@@ -101,6 +103,11 @@ class RegistryClient:
     def host(self) -> str:
         """`host[:port]`, as references name this registry."""
         return self.origin.netloc.decode("ascii")
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """What the registry said last about how often we may ask."""
+        return self._pace.latest
 
     def url(self, repository: str, *rest: str, query: str = "") -> httpx.URL:
         """The URL of something in a repository, `/v2/<repository>/<rest…>`."""
@@ -199,11 +206,16 @@ class RegistryClient:
         for _ in range(MAX_REDIRECTS + 1):
             self._check_scheme(url)
             sent = {"User-Agent": "berth", "Accept-Encoding": "identity", **headers}
-            if authorization is not None and self.is_own(url):
+            own = self.is_own(url)
+            if authorization is not None and own:
                 sent["Authorization"] = authorization
+            if own and (wait := self._pace.delay()) > 0:
+                await self.sleep(wait)
             content = body() if callable(body) else body
             request = httpx.Request(method, url, headers=sent, content=content)
             response = await self._http.handle_async_request(request)
+            if own:
+                self._pace.seen(response.headers)
             if response.status_code not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return response
             location = response.headers.get("location")

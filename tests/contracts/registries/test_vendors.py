@@ -384,6 +384,8 @@ async def test_a_probe_that_writes_finds_the_quirks(
         settings = RegistrySettings("test", kind, peer.url, vendors.USER, vendors.PASSWORD, filled)
         found = await Registries(retry=IMPATIENT).probe(settings, repository="lab/probe")
     assert {key: getattr(found, key) for key in expected} == expected
+    # None of these doubles takes a PATCH.
+    assert not found.chunked_upload
     if found.content_delete:
         assert [r.manifests for n, r in double.repositories.items() if n.endswith("lab/probe")] == [{}]
 
@@ -402,6 +404,7 @@ async def test_rate_limits_are_noted() -> None:
         )
         found = await Registries(retry=IMPATIENT).probe(settings)
     assert "ratelimit-remaining: 98;w=21600" in found.notes
+    assert (found.rate_remaining, found.rate_window) == (98, 21600)
 
 
 @pytest.mark.parametrize("kind", ["distribution", "harbor", "acr", "quay", "zot", "berth"])

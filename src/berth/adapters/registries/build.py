@@ -30,6 +30,7 @@ from berth.wire.retry import RetryPolicy
 FOLDER = Kind("folder", "A folder of OCI image layouts", FolderRegistry.capabilities)
 OWN = frozenset({"depot"})
 FLAGS = frozenset({"flat", "insecure", "allow_private", "create_projects", "redirect", "single_writer"})
+NUMBERS = frozenset({"chunk"})
 
 
 class Adapter(Protocol):
@@ -77,6 +78,8 @@ class Registries:
         for option in settings.options:
             if option in FLAGS:
                 settings.flag(option)
+            elif option in NUMBERS:
+                settings.number(option)
             elif option == "realm_hosts":
                 settings.words(option)
             elif option != "capabilities":

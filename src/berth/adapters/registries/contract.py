@@ -40,6 +40,9 @@ class Capabilities:
         largest_manifest: bytes, None when not known.
         scan: it scans by itself and tells what it found.
         last_tag_takes_content: `delete_tag` is DESTRUCTIVE for the last tag of a manifest: the content goes with it.
+        chunked_upload: a blob can be sent in several requests (the option `chunk` relies on it).
+        rate_limit: requests that it takes in `rate_window` seconds, None when it does not tell.
+        rate_remaining: how many of them were left when it was asked.
     """
 
     referrers: bool = True
@@ -54,6 +57,10 @@ class Capabilities:
     largest_manifest: int | None = None
     scan: bool = False
     last_tag_takes_content: bool = False
+    chunked_upload: bool = True
+    rate_limit: int | None = None
+    rate_window: int | None = None
+    rate_remaining: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "notes": list(self.notes)}
@@ -188,6 +195,16 @@ class RegistrySettings:
         if not isinstance(value, bool):
             raise InvalidInput(f"The option '{option}' of registry '{self.name}' must be true or false.")
         return value
+
+    def number(self, option: str) -> int | None:
+        """An option that is a whole number, 1 or more, written as number or text. Raises InvalidInput otherwise."""
+        value = self.options.get(option)
+        if value is None or value == "":
+            return None
+        text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+            raise InvalidInput(f"The option '{option}' of registry '{self.name}' must be a whole number, 1 or more.")
+        return int(text)
 
     def words(self, option: str) -> tuple[str, ...]:
         """An option that is a list of texts. Raises InvalidInput for another type."""

@@ -56,6 +56,7 @@ COMMON_OPTIONS = {
     "flat": "true: project and model become one component, project__model.",
     "insecure": "true: plain http is allowed.",
     "allow_private": "true: private and loopback addresses are allowed, redirects included.",
+    "chunk": "MiB per request for large blobs, where something before the registry refuses long ones (413).",
     "realm_hosts": "Other hosts whose token service may be shown the credentials.",
     "capabilities": "What it can do, over what a probe found.",
 }
@@ -180,11 +181,22 @@ class DistributionRegistry:
         digests.parse(digest)
         self.limits().check(self.settings.kind, [Descriptor(uploads.OCTETS, digest, size)])
         source = _Chunks(chunks)
-        upload = Upload(digest, size, source.opened, restartable=source.restartable)
+        upload = Upload(digest, size, source.opened, chunk_bytes=self._chunk_bytes(), restartable=source.restartable)
         try:
             await uploads.put(self.client, self.names.outward(repository), upload)
         except IntegrityError as error:
             raise DigestInvalid(f"The pushed bytes are not {digest} ({size} bytes).", detail=error.detail) from error
+
+    def _chunk_bytes(self) -> int | None:
+        """Bytes per request; None = a whole blob in one, which every registry takes."""
+        chunk = self.settings.number("chunk")
+        if chunk is None:
+            return None
+        if not self.capabilities.chunked_upload:
+            raise Unsupported(
+                f"{self.settings.name} takes no uploads in chunks.", hint="Take the option away: --option chunk=."
+            )
+        return chunk << 20
 
     async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
         name = self.names.outward(repository)

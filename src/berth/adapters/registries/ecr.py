@@ -56,6 +56,7 @@ class EcrRegistry(DistributionRegistry):
             scan=True,
             largest_blob=52_000 * 2**20,
             last_tag_takes_content=True,
+            chunked_upload=False,
             notes=("chunked uploads are not used: ECR loses count of them",),
         ),
         {

@@ -13,7 +13,16 @@ from dataclasses import replace
 
 from berth.adapters.registries.contract import Capabilities
 from berth.adapters.registries.distribution import DistributionRegistry
-from berth.errors import BerthError, InvalidInput, NotFound, RemoteAuthError, RemoteError, Unavailable, Unsupported
+from berth.errors import (
+    BerthError,
+    InvalidInput,
+    NotFound,
+    RemoteAuthError,
+    RemoteError,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+)
 from berth.oci import digest as digests
 from berth.oci import manifest as manifests
 from berth.oci import media_types as types
@@ -22,6 +31,8 @@ from berth.wire import blobs, uploads
 from berth.wire import manifests as wire_manifests
 
 ABSENT = "berth/absent"
+CHUNK = 64 * 1024
+MANIFESTS = (4 * 2**20, 2**20, 256 * 1024)
 _PROBE = "application/vnd.berth.probe.v1+json"
 
 
@@ -43,8 +54,10 @@ async def probe_registry(registry: DistributionRegistry, *, repository: str | No
         found = await _by_reading(registry, known[0], found, notes)
     else:
         notes.append("no repository to look at: referrers and deletion are as expected of this kind, not tried")
-    limits = await _rate_limits(registry, repository or (known[0] if known else None))
-    return replace(found, notes=(*dict.fromkeys(notes), *limits))
+    headers = await _rate_limits(registry, repository or (known[0] if known else None))
+    if (said := registry.client.rate_limit) is not None:
+        found = replace(found, rate_limit=said.limit, rate_window=said.window, rate_remaining=said.remaining)
+    return replace(found, notes=(*dict.fromkeys(notes), *headers))
 
 
 async def _by_reading(
@@ -121,7 +134,10 @@ async def _by_writing(
     )
     filed = await wire_manifests.put(client, name, digests.of_bytes(referrer), referrer, types.OCI_MANIFEST)
     found = replace(found, oci_subject=filed.subject == stored.digest)
+    found = replace(found, chunked_upload=await _takes_chunks(registry, name, notes))
     found = await _by_reading(registry, repository, found, notes)
+    if found.content_delete:  # or large manifests would stay behind
+        found = await _largest_manifest(registry, repository, config, found, notes)
     if found.referrers and not found.oci_subject:
         listed = {d.digest for d in await registry.referrers(repository, stored.digest)}
         found = replace(found, referrers=filed.digest in listed)
@@ -136,6 +152,50 @@ async def _by_writing(
             await registry.delete_manifest(repository, digest)
         except BerthError as error:
             notes.append(f"left behind in {repository}: {digest} ({error.code})")
+    return found
+
+
+async def _takes_chunks(registry: DistributionRegistry, name: str, notes: list[str]) -> bool:
+    """Two chunks of a blob; bytes are random, or it might be there already."""
+    content = secrets.token_bytes(2 * CHUNK)
+    digest = digests.of_bytes(content)
+
+    async def opened(offset: int) -> AsyncIterator[bytes]:
+        yield content[offset:]
+
+    chunked = uploads.Upload(digest, len(content), opened, chunk_bytes=CHUNK, restartable=False)
+    try:
+        await uploads.put(registry.client, name, chunked)
+        if await blobs.head(registry.client, name, digest) == len(content):
+            return True
+        notes.append("chunks: taken, and the blob is not there")
+    except BerthError as error:
+        notes.append(f"chunks: {error.message}")
+    return False
+
+
+async def _largest_manifest(
+    registry: DistributionRegistry, repository: str, config: str, found: Capabilities, notes: list[str]
+) -> Capabilities:
+    """The specification asks for 4 MiB; what takes less is asked with less."""
+    name = registry.names.outward(repository)
+    for size in MANIFESTS:
+        small = manifests.image(config=Descriptor(_PROBE, config, 2), layers=[], annotations={"fill": ""})
+        fill = {"fill": secrets.token_hex(16) + "x" * (size - len(small) - 32)}
+        body = manifests.image(config=Descriptor(_PROBE, config, 2), layers=[], annotations=fill)
+        digest = digests.of_bytes(body)
+        try:
+            await wire_manifests.put(registry.client, name, digest, body, types.OCI_MANIFEST)
+        except RemoteAuthError:
+            return found
+        except (InvalidInput, RemoteError, TooLarge) as error:
+            notes.append(f"a manifest of {size} bytes is refused ({error.code})")
+            continue
+        try:
+            await registry.delete_manifest(repository, digest)
+        except BerthError as error:
+            notes.append(f"left behind in {repository}: {digest} ({error.code})")
+        return found if size == MANIFESTS[0] else replace(found, largest_manifest=size)
     return found
 
 
@@ -160,5 +220,7 @@ async def _rate_limits(registry: DistributionRegistry, repository: str | None) -
         headers={"Accept": wire_manifests.ACCEPT},
     ) as answer:
         return [
-            f"{key.lower()}: {answer.headers[key]}" for key in answer.headers if key.lower().startswith("ratelimit")
+            f"{key.lower()}: {answer.headers[key]}"
+            for key in answer.headers
+            if key.lower().startswith(("ratelimit", "x-ratelimit"))
         ]

@@ -26,7 +26,7 @@ def kinds(output: OutputOption = Format.text) -> None:
 def add(
     name: Name,
     kind: Annotated[str, typer.Option("--kind", help="One of `berth registry kinds`.")],
-    url: Annotated[str, typer.Option("--url", help="https://host[:port]; for the kind folder file:///path.")],
+    url: Annotated[str, typer.Option("--url", help="https://host[:port], s3://bucket/prefix, unix:///socket or file:///path.")],
     username: Annotated[str | None, typer.Option("--username", help="User to sign in as.")] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password or token from standard input.")
@@ -43,7 +43,10 @@ def add(
     ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Make a registry known. Its password is stored sealed and never shown."""
+    """Make a registry known. Its password is stored sealed and never shown.
+
+    For example: berth registry add engine --kind daemon --url unix:///run/docker.sock
+    """
     options: dict[str, Any] = dict(_option(text) for text in option or [])
     options |= {"prefix": prefix} if prefix is not None else {}
     flags = {"flat": flat, "insecure": insecure, "allow_private": allow_private}
