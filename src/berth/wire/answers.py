@@ -94,6 +94,10 @@ def classify(response: httpx.Response, body: bytes) -> BerthError:
         reasons = first.detail.get("reasons")
         if isinstance(reasons, list) and reasons:
             return _denied(first.message, [r for r in reasons if isinstance(r, dict)], first.detail)
+    if first is not None and first.code == "PROJECTPOLICYVIOLATION":
+        # Harbor's own gate: unsigned content, or findings over the project's limit.
+        reasons = [{"code": "harbor.policy", "message": first.message}]
+        return Denied(message, reasons=reasons, hint="Ask whoever looks after the project there.")
     kind = _BY_STATUS.get(status)
     if first is not None and 400 <= status < 500 and status not in (401, 403, 413):
         kind = _BY_CODE.get(first.code, kind)

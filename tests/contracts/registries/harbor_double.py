@@ -25,6 +25,8 @@ class Project:
     id: int
     metadata: dict[str, str]
     storage: int = -1
+    # A proxy cache: what is in it comes from another registry, and nobody pushes.
+    proxy: bool = False
     rules: list[dict[str, Any]] = field(default_factory=list)
     webhooks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -38,7 +40,15 @@ class HarborDouble(OciDouble):
         self.scans: dict[str, str] = {}
         self.robots: list[dict[str, Any]] = []
         self.retentions: list[dict[str, Any]] = []
-        self.collections = 0
+        self.executions: list[dict[str, Any]] = []
+        self.collections: list[dict[str, Any]] = []
+        self.too_soon = False
+        # Whether our account administers the system; without, Harbor replaces a storage limit by its default.
+        self.admin = True
+        self.gated: dict[str, str] = {}
+        self.pulls = 0
+        self.read_only = False
+        self.sick: str | None = None
         self.unscannable: set[str] = set()
         self.immutable: set[str] = set()
         self.mistakes: list[str] = []
@@ -49,8 +59,37 @@ class HarborDouble(OciDouble):
         project = asked.path.removeprefix("/v2/").partition("/")[0]
         if asked.method == "PUT" and "/manifests/" in asked.path and project not in self.projects:
             return error(404, "NOT_FOUND", f"project {project} not found")
-        answer = super().__call__(asked)
+        refused = self._refused_here(asked, project)
+        answer = super().__call__(asked) if refused is None else refused
         return Answer(answer.status, answer.body, {**answer.headers, "Set-Cookie": "sid=abc; Path=/"}, answer.cut)
+
+    def _refused_here(self, asked: Asked, name: str) -> Answer | None:
+        """What Harbor's middleware refuses before the registry sees it (registries.md §4), with a token shown."""
+        project = self.projects.get(name)
+        if project is None or not asked.path.startswith("/v2/") or "authorization" not in asked.headers:
+            return None
+        repository, _, reference = asked.path.removeprefix("/v2/").partition("/manifests/")
+        held = self.repositories.get(repository, Repository())
+        if asked.method in ("GET", "HEAD") and reference:
+            digest = held.tags.get(reference, reference)
+            if digest in self.gated:
+                return error(412, "PROJECTPOLICYVIOLATION", self.gated[digest])
+        if asked.method in ("PUT", "POST", "PATCH") and project.proxy:
+            return error(405, "UNSUPPORTED", f"can not push artifact to a proxy project: {name}")
+        if asked.method == "PUT":
+            if project.storage >= 0 and self._used(name) + len(asked.body) > project.storage:
+                said = f"adding {len(asked.body)} B of storage resource, which when updated to current usage of "
+                return error(403, "DENIED", f"{said}{self._used(name)} B will exceed the configured upper limit")
+            if reference in self.immutable and reference in held.tags:
+                return error(
+                    412, "PRECONDITION", f"Failed to process request due to '{reference}' configured immutable"
+                )
+        return None
+
+    def _used(self, project: str) -> int:
+        return sum(
+            len(b) for n, r in self.repositories.items() if n.startswith(project + "/") for b in r.blobs.values()
+        )
 
     def _rest(self, asked: Asked) -> Answer:
         if not asked.path.startswith("/api/v2.0/"):
@@ -82,26 +121,37 @@ class HarborDouble(OciDouble):
     # ---- system
 
     def _getHealth(self, *_: Any) -> Answer:
-        return ok({"status": "healthy", "components": [{"name": "core", "status": "healthy"}]})
+        core = {"name": "core", "status": "unhealthy", "error": self.sick} if self.sick else {"name": "core"}
+        status = "unhealthy" if self.sick else "healthy"
+        return ok({"status": status, "components": [{"status": status, **core}]})
 
     def _getSystemInfo(self, *_: Any) -> Answer:
-        return ok({"harbor_version": "v2.15.2", "auth_mode": "db_auth"})
+        return ok({"harbor_version": "v2.15.2", "auth_mode": "db_auth", "read_only": self.read_only})
 
     def _createGCSchedule(self, _: Any, asked: Asked, body: dict[str, Any]) -> Answer:
+        if not self.admin:
+            return error(403, "FORBIDDEN")
         if body["schedule"]["type"] != "Manual":
             return error(400, "BAD_REQUEST")
-        self.collections += 1
-        return Answer(201, headers={"Location": f"/api/v2.0/system/gc/{self.collections}"})
+        if self.too_soon:
+            return error(409, "CONFLICT", "the schedule was triggered less than a minute ago")
+        number = len(self.collections) + 1
+        made = {"id": number, "job_name": "GARBAGE_COLLECTION", "job_kind": "MANUAL", "job_status": "Success"}
+        self.collections.append({**made, "job_parameters": json.dumps(body["parameters"])})
+        return Answer(201, headers={"Location": f"/api/v2.0/system/gc/{number}"})
 
     def _getGC(self, path: dict[str, str], *_: Any) -> Answer:
-        known = int(path["gc_id"]) <= self.collections
-        return ok(self._collection(int(path["gc_id"]))) if known else error(404, "NOT_FOUND")
+        known = int(path["gc_id"]) <= len(self.collections)
+        return ok(self.collections[int(path["gc_id"]) - 1]) if known else error(404, "NOT_FOUND")
 
-    def _getGCHistory(self, *_: Any) -> Answer:
-        return ok([self._collection(number) for number in range(self.collections, 0, -1)])
+    def _getGCHistory(self, _: Any, asked: Asked, __: Any) -> Answer:
+        assert asked.query["sort"] == ["-id"]
+        return ok(self.collections[::-1][: int(asked.query["page_size"][0])])
 
-    def _collection(self, number: int) -> dict[str, Any]:
-        return {"id": number, "job_name": "GARBAGE_COLLECTION", "job_kind": "MANUAL", "job_status": "Success"}
+    def _getGCLog(self, path: dict[str, str], *_: Any) -> Answer:
+        if int(path["gc_id"]) > len(self.collections):
+            return error(404, "NOT_FOUND", f"garbage collection {path['gc_id']} log is not found")
+        return Answer(200, b"2 blobs eligible for deletion", {"Content-Type": "text/plain"})
 
     # ---- projects
 
@@ -111,7 +161,8 @@ class HarborDouble(OciDouble):
     def _createProject(self, _: Any, asked: Asked, body: dict[str, Any]) -> Answer:
         if body["project_name"] in self.projects:
             return error(409, "CONFLICT")
-        made = Project(len(self.projects) + 1, dict(body["metadata"]), body.get("storage_limit", -1))
+        limit = body.get("storage_limit", -1) if self.admin else 5 * 1024**3
+        made = Project(len(self.projects) + 1, dict(body["metadata"]), limit)
         self.projects[body["project_name"]] = made
         return Answer(201, headers={"Location": f"/api/v2.0/projects/{body['project_name']}"})
 
@@ -126,12 +177,7 @@ class HarborDouble(OciDouble):
 
     def _getProjectSummary(self, path: dict[str, str], *_: Any) -> Answer:
         found = self.projects[path["project_name_or_id"]]
-        used = sum(
-            len(b)
-            for n, r in self.repositories.items()
-            if n.startswith(path["project_name_or_id"] + "/")
-            for b in r.blobs.values()
-        )
+        used = self._used(path["project_name_or_id"])
         return ok({"repo_count": 1, "quota": {"hard": {"storage": found.storage}, "used": {"storage": used}}})
 
     def _listQuotas(self, _: Any, asked: Asked, __: Any) -> Answer:
@@ -141,6 +187,8 @@ class HarborDouble(OciDouble):
         )
 
     def _updateQuota(self, path: dict[str, str], _: Any, body: dict[str, Any]) -> Answer:
+        if not self.admin:
+            return error(403, "FORBIDDEN")
         for project in self.projects.values():
             if project.id + 100 == int(path["id"]):
                 project.storage = body["hard"]["storage"]
@@ -161,6 +209,12 @@ class HarborDouble(OciDouble):
         page, size = int(asked.query.get("page", ["1"])[0]), int(asked.query.get("page_size", ["10"])[0])
         shown = names[(page - 1) * size : page * size]
         return ok([{"id": number, "name": name} for number, name in enumerate(shown, 1)])
+
+    def _getRepository(self, path: dict[str, str], *_: Any) -> Answer:
+        name = unquote(path["repository_name"])
+        if "/" in path["repository_name"] or f"{path['project_name']}/{name}" not in self.repositories:
+            return error(404, "NOT_FOUND")
+        return ok({"id": 1, "name": f"{path['project_name']}/{name}", "artifact_count": 1, "pull_count": self.pulls})
 
     def _found(self, path: dict[str, str]) -> tuple[Repository, str] | None:
         """The repository (its name comes decoded once, and must still be encoded once) and the digest."""
@@ -188,7 +242,11 @@ class HarborDouble(OciDouble):
             "digest": digest,
             "size": len(body),
             "push_time": WHEN,
-            "pull_time": NEVER,
+            "pull_time": WHEN if self.pulls else NEVER,
+            "addition_links": {
+                name: {"href": f"/additions/{name}", "absolute": False}
+                for name in (("readme.md", "license", "files") if model else ("vulnerabilities",))
+            },
             "tags": [{"id": n, "name": t} for n, (t, d) in enumerate(held.tags.items()) if d == digest],
         }
         if asked.query.get("with_scan_overview") == ["true"] and digest in self.scans:
@@ -286,6 +344,16 @@ class HarborDouble(OciDouble):
         gone, self.robots = len(left) < len(self.robots), left
         return Answer(200) if gone else error(404, "NOT_FOUND")
 
+    def _RefreshSec(self, path: dict[str, str], _: Any, body: dict[str, Any]) -> Answer:
+        if not any(robot["id"] == int(path["robot_id"]) for robot in self.robots):
+            return error(404, "NOT_FOUND")
+        return ok({"secret": "" if body.get("secret") else "another one"})
+
+    def _DeleteImmuRule(self, path: dict[str, str], *_: Any) -> Answer:
+        rules = self.projects[path["project_name_or_id"]].rules
+        rules[:] = [rule for rule in rules if rule["id"] != int(path["immutable_rule_id"])]
+        return Answer(200)
+
     def _ListImmuRules(self, path: dict[str, str], *_: Any) -> Answer:
         return ok(self.projects[path["project_name_or_id"]].rules)
 
@@ -305,8 +373,22 @@ class HarborDouble(OciDouble):
         self.retentions[int(path["id"]) - 1] = body
         return Answer(200)
 
-    def _triggerRetentionExecution(self, *_: Any) -> Answer:
-        return Answer(201, headers={"Location": "/api/v2.0/retentions/1/executions/1"})
+    def _getRetention(self, path: dict[str, str], *_: Any) -> Answer:
+        return ok({"id": int(path["id"]), **self.retentions[int(path["id"]) - 1]})
+
+    def _triggerRetentionExecution(self, path: dict[str, str], _: Any, body: dict[str, Any]) -> Answer:
+        number = len(self.executions) + 1
+        self.executions.append(
+            {"id": number, "policy_id": int(path["id"]), "status": "Succeed", "dry_run": body["dry_run"]}
+        )
+        return Answer(201, headers={"Location": f"/api/v2.0/retentions/{path['id']}/executions/{number}"})
+
+    def _listRetentionExecutions(self, path: dict[str, str], *_: Any) -> Answer:
+        return ok([e for e in self.executions if e["policy_id"] == int(path["id"])])
+
+    def _listRetentionTasks(self, path: dict[str, str], *_: Any) -> Answer:
+        task = {"id": 1, "execution_id": int(path["eid"]), "status": "Success", "status_code": 3}
+        return ok([{**task, "repository": "lab/demo", "total": 12, "retained": 10}])
 
     def _ListWebhookPoliciesOfProject(self, path: dict[str, str], *_: Any) -> Answer:
         return ok(self.projects[path["project_name_or_id"]].webhooks)

@@ -10,6 +10,20 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from berth.adapters.registries.administration import Accessory as Accessory
+from berth.adapters.registries.administration import Administered as Administered
+from berth.adapters.registries.administration import Administration as Administration
+from berth.adapters.registries.administration import Artifact as Artifact
+from berth.adapters.registries.administration import Health as Health
+from berth.adapters.registries.administration import Informed as Informed
+from berth.adapters.registries.administration import ManagedProject as ManagedProject
+from berth.adapters.registries.administration import ProjectPlan as ProjectPlan
+from berth.adapters.registries.administration import Retention as Retention
+from berth.adapters.registries.administration import RetentionRun as RetentionRun
+from berth.adapters.registries.administration import Robot as Robot
+from berth.adapters.registries.administration import Rule as Rule
+from berth.adapters.registries.administration import ScanLogging as ScanLogging
+from berth.adapters.registries.administration import Watched as Watched
 from berth.errors import InvalidInput
 from berth.oci.descriptor import Descriptor
 
@@ -340,6 +354,15 @@ class Repacking(Protocol):
         ...
 
 
+@runtime_checkable
+class Naming(Protocol):
+    """It calls repositories otherwise than we do."""
+
+    def called(self, repository: str) -> str:
+        """The name there of `project/name`. Raises NameInvalid when it cannot have one."""
+        ...
+
+
 @dataclass(frozen=True)
 class ScanState:
     """How far a registry's own scan of a manifest is.
@@ -392,11 +415,15 @@ class Housekeeping(Protocol):
     """Its clean-up can be started from here."""
 
     async def collect_garbage(self, *, dry_run: bool = False) -> str:
-        """Start it; what identifies the run."""
+        """Start it; what identifies the run. Raises Conflict while one runs, or too soon after the last one."""
         ...
 
     async def garbage_state(self, run: str) -> str:
-        """running | done | failed"""
+        """running | done | failed. Raises NotFound."""
+        ...
+
+    async def garbage_log(self, run: str) -> str:
+        """What the run wrote. Raises NotFound."""
         ...
 
 

@@ -319,6 +319,9 @@ class DistributionRegistry:
         """For the kinds that notify; a vendor with a form of its own reads that instead."""
         return of_envelope(body, inward=inward)
 
+    def called(self, repository: str) -> str:
+        return self.names.outward(repository)
+
     def limits(self) -> Limits:
         """What it takes: by kind, or as configured."""
         known = LIMITS.get(self.settings.kind, Limits())

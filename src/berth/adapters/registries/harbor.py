@@ -7,34 +7,39 @@ manifest GETs count as pulls at Harbor, so checks are HEADs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 
 from berth.adapters.registries import notifications
 from berth.adapters.registries.contract import (
+    Accessory,
+    Artifact,
     Capabilities,
+    Health,
     Inward,
     Kind,
     Page,
     RegistrySettings,
     RemoteEvent,
     ScanState,
+    Stat,
     Usage,
 )
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
-from berth.adapters.registries.harbor_projects import HarborProjects
+from berth.adapters.registries.harbor_projects import state_of
+from berth.adapters.registries.harbor_rules import HarborAdministration
 from berth.adapters.registries.rest import Rest, segment
-from berth.errors import Conflict, InvalidInput, NotFound, RemoteError, Unsupported
+from berth.errors import Conflict, InvalidInput, NotFound, RemoteAuthError, RemoteError, StorageFull, Unsupported
 from berth.oci import reference as references
+from berth.wire import manifests as wire_manifests
 from berth.wire.retry import RetryPolicy
 
 REPORTS = (
     "application/vnd.security.vulnerability.report; version=1.1, "
     "application/vnd.scanner.adapter.vuln.report.harbor+json; version=1.0"
 )
-# A GC run's and a scan's words → ours.
-_RUNNING = frozenset({"Pending", "Scheduled", "Running"})
 _EVENTS = {
     "PUSH_ARTIFACT": "pushed",
     "PULL_ARTIFACT": "pulled",
@@ -53,7 +58,7 @@ _PAGE = 100  # Harbor answers 422 to more
 
 
 class HarborRegistry(DistributionRegistry):
-    """A `Registry` with scanning, usage, clean-up and webhooks; `projects` administers Harbor's projects."""
+    """A `Registry` with scanning, usage, clean-up, webhooks and projects that are looked after from here."""
 
     KIND: ClassVar[Kind] = Kind(
         "harbor",
@@ -70,8 +75,12 @@ class HarborRegistry(DistributionRegistry):
     def __init__(self, settings: RegistrySettings, *, retry: RetryPolicy | None = None) -> None:
         super().__init__(settings, retry=retry)
         self.rest = Rest(f"{settings.url.rstrip('/')}/api/v2.0", settings, sign_in=self._sign_in, retry=self.retry)
-        self.projects = HarborProjects(self.rest)
+        self.administration = HarborAdministration(self.rest, self.there)
         self._made: set[str] = set()
+
+    def there(self, project: str) -> str:
+        """The Harbor project that one of ours is in."""
+        return self.names.outward(f"{project}/any").partition("/")[0]
 
     async def _sign_in(self) -> Mapping[str, str]:
         basic = self.credential().basic()
@@ -81,7 +90,12 @@ class HarborRegistry(DistributionRegistry):
 
     async def push_blob(self, repository: str, digest: str, *, size: int, chunks: AsyncIterable[bytes]) -> None:
         await self._ensure(repository)
-        await super().push_blob(repository, digest, size=size, chunks=chunks)
+        with _quota():
+            await super().push_blob(repository, digest, size=size, chunks=chunks)
+
+    async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
+        with _quota():
+            return await super().push_manifest(repository, reference, media_type=media_type, body=body)
 
     async def mount_blob(self, repository: str, digest: str, *, source: str) -> bool:
         await self._ensure(repository)
@@ -91,9 +105,24 @@ class HarborRegistry(DistributionRegistry):
         """Content always comes before its manifest, so this is where a missing project shows first."""
         project = self.names.outward(repository).partition("/")[0]
         if project not in self._made and self.settings.flag("create_projects"):
-            if not await self.projects.exists(project):
-                await self.projects.ensure(project)
+            if not await self.administration.exists(project):
+                await self.administration.ensure(project)
             self._made.add(project)
+
+    # ---- reading
+
+    async def stat(self, repository: str, reference: str) -> Stat | None:
+        """Harbor's policies refuse a HEAD like a GET, but only the answer to a GET says why (Denied)."""
+        try:
+            return await super().stat(repository, reference)
+        except Conflict as error:
+            if error.detail.get("status") != 412:
+                raise
+            return await self._refused(repository, reference, error)
+
+    async def _refused(self, repository: str, reference: str, error: Conflict) -> Stat:
+        found = await wire_manifests.get(self.client, self.names.outward(repository), reference)
+        raise RemoteError(f"{self.settings.name} refuses to say what {found.digest} is.", detail=error.detail)
 
     # ---- lists
 
@@ -119,25 +148,42 @@ class HarborRegistry(DistributionRegistry):
 
     # ---- what Harbor knows about an artifact
 
-    async def artifact(self, repository: str, reference: str, **options: bool) -> dict[str, Any]:
-        """Harbor's own view: type (`CNAI` for models), tags, push_time, pull_time, extra_attrs, addition_links.
+    async def raw_artifact(self, repository: str, reference: str, **options: bool) -> dict[str, Any]:
+        """As Harbor shows it: `type` (`CNAI` for models), `extra_attrs`, `addition_links`, … Raises NotFound.
 
-        `options` are Harbor's `with_…` switches. Raises NotFound.
+        `options` are Harbor's `with_…` switches.
         """
         query = {"with_tag": "true", "with_accessory": "false", **{k: str(v).lower() for k, v in options.items()}}
         headers = {"X-Accept-Vulnerabilities": REPORTS}
         path = _artifact(self.names.outward(repository), reference)
         return (await self.rest.ask("GET", path, query=query, headers=headers)).object()
 
-    async def last_pull(self, repository: str, reference: str) -> datetime | None:
-        """When it was last pulled, about 10 s late; None for never."""
-        text = str((await self.artifact(repository, reference)).get("pull_time") or "0001")
+    async def artifact(self, repository: str, reference: str) -> Artifact:
+        found = await self.raw_artifact(repository, reference)
+        digest = str(found.get("digest"))
+        place = (await self.rest.ask("GET", _repository(self.names.outward(repository)))).object()
+        hung = await self.accessories(repository, digest)
+        return Artifact(
+            digest=digest,
+            type=str(found.get("type")),
+            size=int(found.get("size") or 0),
+            tags=[str(tag.get("name")) for tag in found.get("tags") or []],
+            pushed_at=self._time(found.get("push_time")),
+            pulled_at=self._time(found.get("pull_time")),
+            repository_pulls=int(place.get("pull_count") or 0),
+            accessories=[Accessory(str(a.get("type")), str(a.get("digest")), int(a.get("size") or 0)) for a in hung],
+            tabs=sorted(found.get("addition_links") or {}),
+        )
+
+    def _time(self, value: object) -> datetime | None:
+        """Harbor's word for never is the year 1; a pull shows about 10 s late."""
+        text = str(value or "0001")
         if text.startswith("0001"):
             return None
         try:
             return datetime.fromisoformat(text)
         except ValueError as error:
-            raise RemoteError(f"{self.settings.name} answered a pull time that is no time: {text[:40]}.") from error
+            raise RemoteError(f"{self.settings.name} answered a time that is none: {text[:40]}.") from error
 
     async def accessories(self, repository: str, digest: str) -> list[dict[str, Any]]:
         """Signatures, SBOMs and other content hung onto an artifact; Harbor never lists these as artifacts."""
@@ -177,15 +223,14 @@ class HarborRegistry(DistributionRegistry):
 
     async def scan_state(self, repository: str, digest: str) -> ScanState:
         try:
-            artifact = await self.artifact(repository, digest, with_scan_overview=True)
+            artifact = await self.raw_artifact(repository, digest, with_scan_overview=True)
         except NotFound:
             return ScanState("none")
         overview = artifact.get("scan_overview") or {}
         if not isinstance(overview, dict) or not overview:
             return ScanState("none")
         summary = next(iter(overview.values()))
-        status = str(summary.get("scan_status", ""))
-        state = "running" if status in _RUNNING else "done" if status == "Success" else "failed"
+        state = state_of(summary.get("scan_status"))
         counts = (summary.get("summary") or {}).get("summary") or {}
         return ScanState(
             state,
@@ -209,39 +254,54 @@ class HarborRegistry(DistributionRegistry):
     # ---- Measured, Housekeeping, health
 
     async def usage(self, project: str) -> Usage:
-        outward = self.names.outward(f"{project}/any").partition("/")[0]
-        return await self.projects.usage(outward)
+        return await self.administration.usage(project)
 
     async def collect_garbage(self, *, dry_run: bool = False) -> str:
         """System administrators only; space of deleted content returns with it. Blobs younger than 2 h are kept."""
+        newest = await self._newest_collection()
+        if newest is not None and state_of(newest.get("job_status")) == "running":
+            raise Conflict(f"A clean-up of {self.settings.name} is running: {newest['id']}.", hint="Wait for its end.")
         parameters = {"delete_untagged": False, "dry_run": dry_run, "workers": 1}
         body = {"schedule": {"type": "Manual", "cron": ""}, "parameters": parameters}
-        answer = await self.rest.ask("POST", "/system/gc/schedule", body=body, expect=(201,))
+        try:
+            answer = await self.rest.ask("POST", "/system/gc/schedule", body=body, expect=(201,))
+        except Conflict as error:
+            raise Conflict(
+                f"{self.settings.name} starts no clean-up now.",
+                hint="Harbor starts at most one a minute.",
+                detail=error.detail,
+            ) from error
         run = str(answer.headers.get("location", "")).rstrip("/").rpartition("/")[2]
         if run.isdigit():
             return run
-        newest = (await self.rest.ask("GET", "/system/gc", query={"page_size": 1, "sort": "-id"})).objects()
-        if not newest:
+        newest = await self._newest_collection()
+        if newest is None:
             raise RemoteError(f"{self.settings.name} started no clean-up.")
-        return str(newest[0]["id"])
+        return str(newest["id"])
+
+    async def _newest_collection(self) -> dict[str, Any] | None:
+        found = (await self.rest.ask("GET", "/system/gc", query={"page_size": 1, "sort": "-id"})).objects()
+        return found[0] if found else None
 
     async def garbage_state(self, run: str) -> str:
-        status = str((await self.rest.ask("GET", f"/system/gc/{segment(run)}")).object().get("job_status", ""))
-        if status in _RUNNING:
-            return "running"
-        return "done" if status == "Success" else "failed"
+        return state_of((await self.rest.ask("GET", f"/system/gc/{_number(run)}")).object().get("job_status"))
 
-    async def health(self) -> Mapping[str, str]:
-        """Status by component (`core`, `database`, `registry`, …): healthy or what is wrong."""
+    async def garbage_log(self, run: str) -> str:
+        answer = await self.rest.ask("GET", f"/system/gc/{_number(run)}/log", headers={"Accept": "text/plain"})
+        return answer.body.decode("utf-8", "replace")
+
+    async def health(self) -> Health:
+        """Asked of every component (`core`, `database`, `registry`, …); version and mode only where we may know."""
         found = (await self.rest.ask("GET", "/health")).object()
-        components = found.get("components") or []
-        return {str(c.get("name")): str(c.get("error") or c.get("status")) for c in components}
-
-    async def version(self) -> str | None:
-        """Harbor's version; None where it does not tell us."""
-        found = (await self.rest.ask("GET", "/systeminfo")).object()
-        version = found.get("harbor_version")
-        return version if isinstance(version, str) else None
+        about = (await self.rest.ask("GET", "/systeminfo")).object()
+        components = {str(c.get("name")): str(c.get("error") or c.get("status")) for c in found.get("components") or []}
+        version, read_only = about.get("harbor_version"), about.get("read_only")
+        return Health(
+            healthy=found.get("status") == "healthy",
+            components=components,
+            version=version if isinstance(version, str) else None,
+            read_only=read_only if isinstance(read_only, bool) else None,
+        )
 
     # ---- Notifying, Hooking
 
@@ -250,9 +310,9 @@ class HarborRegistry(DistributionRegistry):
         return list(_events(body, inward))
 
     async def ensure_hook(self, project: str, *, address: str, authorization: str, pulls: bool) -> bool:
-        there = self.names.outward(f"{project}/any").partition("/")[0]
-        return await self.projects.ensure_webhook(
-            there, f"berth-{self.settings.name}", address=address, secret=authorization, pulls=pulls
+        name = f"berth-{self.settings.name}"
+        return await self.administration.ensure_webhook(
+            project, name, address=address, secret=authorization, pulls=pulls
         )
 
     async def close(self) -> None:
@@ -260,10 +320,34 @@ class HarborRegistry(DistributionRegistry):
         await super().close()
 
 
-def _artifact(name: str, reference: str) -> str:
-    """The path of an artifact: the repository without its project, encoded twice; the reference once."""
+@contextmanager
+def _quota() -> Iterator[None]:
+    """A full project is answered like missing rights (403 DENIED); its words tell them apart."""
+    try:
+        yield
+    except RemoteAuthError as error:
+        if "DENIED" in error.detail.get("codes", ()) and "exceed" in error.message:
+            raise StorageFull(
+                error.message, hint="Give the project there more storage, or remove content.", detail=error.detail
+            ) from error
+        raise
+
+
+def _repository(name: str) -> str:
+    """The path of a repository: its name without the project, encoded twice."""
     project, _, repository = name.partition("/")
-    return f"/projects/{segment(project)}/repositories/{segment(segment(repository))}/artifacts/{segment(reference)}"
+    return f"/projects/{segment(project)}/repositories/{segment(segment(repository))}"
+
+
+def _artifact(name: str, reference: str) -> str:
+    """The path of an artifact, whose reference is encoded once."""
+    return f"{_repository(name)}/artifacts/{segment(reference)}"
+
+
+def _number(run: str) -> str:
+    if not (run.isascii() and run.isdigit()):
+        raise NotFound(f"There was no clean-up '{run[:40]}'.", hint="berth registry gc NAME starts one.")
+    return run
 
 
 def _events(body: bytes, inward: Inward) -> Iterable[RemoteEvent]:

@@ -1,4 +1,4 @@
-"""How is a Harbor project made fit for models? Settings, quota, robots, immutable tags, retention, webhooks.
+"""How is a Harbor project made fit for models? Settings, quota, robots, webhooks; its rules are in harbor_rules.py.
 
 Harbor's metadata are texts, `"true"` and `"false"` (docs/guides/registries.md). Everything here can be said again:
 what is there already is changed or left, never doubled.
@@ -6,13 +6,13 @@ what is there already is changed or left, never doubled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from berth.adapters.registries.contract import Usage
+from berth.adapters.registries.contract import ProjectPlan, Robot, Usage
 from berth.adapters.registries.rest import Rest, segment
-from berth.errors import InvalidInput, NotFound, RemoteError
+from berth.errors import InvalidInput, NotFound, RemoteAuthError, RemoteError
 
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 # Least rights of a robot that publishes: push needs pull, and withdrawing a tag needs to delete it.
@@ -26,93 +26,115 @@ PUBLISH = (
     ("tag", "list"),
     ("tag", "delete"),
 )
-HOOKED = ("PUSH_ARTIFACT", "DELETE_ARTIFACT", "SCANNING_COMPLETED", "SCANNING_FAILED", "SCANNING_STOPPED")
 READ = (("repository", "pull"), ("repository", "list"), ("artifact", "read"), ("artifact", "list"), ("tag", "list"))
+HOOKED = ("PUSH_ARTIFACT", "DELETE_ARTIFACT", "SCANNING_COMPLETED", "SCANNING_FAILED", "SCANNING_STOPPED")
+# What Harbor calls a state of any job → ours.
+RUNNING = frozenset({"Pending", "Scheduled", "Running", "InProgress"})
+DONE = frozenset({"Success", "Succeed"})
+AS_IT_IS = ProjectPlan()
+_PAGE = 100
 
 
-@dataclass(frozen=True)
-class ProjectPlan:
-    """What a project is to be like; None = as it is (for a new one: Harbor's default).
-
-    Attributes:
-        severity: at or over it, `prevent_vulnerable` refuses pulls.
-        storage_limit: bytes, -1 = none. Harbor takes it from system administrators only.
-    """
-
-    public: bool | None = None
-    auto_scan: bool | None = None
-    auto_sbom: bool | None = None
-    prevent_vulnerable: bool | None = None
-    severity: str | None = None
-    cosign_trust: bool | None = None
-    storage_limit: int | None = None
-
-    def metadata(self) -> dict[str, str]:
-        """Raises InvalidInput for an unknown severity."""
-        if self.severity is not None and self.severity not in SEVERITIES:
-            raise InvalidInput(
-                f"There is no severity '{self.severity}'.", hint=f"Write one of {', '.join(SEVERITIES)}."
-            )
-        flags = {
-            "public": self.public,
-            "auto_scan": self.auto_scan,
-            "auto_sbom_generation": self.auto_sbom,
-            "prevent_vul": self.prevent_vulnerable,
-            "enable_content_trust_cosign": self.cosign_trust,
-        }
-        found = {key: str(value).lower() for key, value in flags.items() if value is not None}
-        return found | ({"severity": self.severity} if self.severity is not None else {})
+def state_of(status: object) -> str:
+    """running | done | failed"""
+    return "running" if status in RUNNING else "done" if status in DONE else "failed"
 
 
-@dataclass(frozen=True)
-class Robot:
-    """A robot as Harbor made it; its secret is shown this one time."""
-
-    id: int
-    name: str
-    secret: str = field(repr=False)
+def metadata_of(plan: ProjectPlan) -> dict[str, str]:
+    """A plan in Harbor's words. Raises InvalidInput for an unknown severity."""
+    if plan.severity is not None and plan.severity not in SEVERITIES:
+        raise InvalidInput(f"There is no severity '{plan.severity}'.", hint=f"Write one of {', '.join(SEVERITIES)}.")
+    flags = {
+        "public": plan.public,
+        "auto_scan": plan.auto_scan,
+        "auto_sbom_generation": plan.auto_sbom,
+        "prevent_vul": plan.prevent_vulnerable,
+        "enable_content_trust_cosign": plan.cosign_trust,
+    }
+    found = {key: str(value).lower() for key, value in flags.items() if value is not None}
+    return found | ({"severity": plan.severity} if plan.severity is not None else {})
 
 
 class HarborProjects:
-    """Harbor's projects. Every method raises RemoteAuthError when our account may not do it."""
+    """Harbor's projects. Every method raises RemoteAuthError when our account may not do it.
 
-    def __init__(self, rest: Rest) -> None:
-        self._rest = rest
+    Args:
+        there: the Harbor project of one of ours.
+    """
+
+    def __init__(self, rest: Rest, there: Callable[[str], str] = str) -> None:
+        self.rest = rest
+        self.there = there
+
+    # ---- the project itself
 
     async def exists(self, project: str) -> bool:
-        answer = await self._rest.ask("HEAD", "/projects", query={"project_name": project}, expect=(200, 404))
+        query = {"project_name": self.there(project)}
+        answer = await self.rest.ask("HEAD", "/projects", query=query, expect=(200, 404))
         return answer.status == 200
 
-    async def show(self, project: str) -> dict[str, Any]:
-        """Raises NotFound."""
-        answer = await self._rest.ask("GET", f"/projects/{segment(project)}", expect=(200, 403, 404))
+    async def raw(self, project: str) -> dict[str, Any]:
+        """As Harbor shows it. Raises NotFound."""
+        answer = await self.rest.ask("GET", self.path(project), expect=(200, 403, 404))
         if answer.status != 200:  # a project that we may not see is answered 403
-            raise NotFound(f"There is no Harbor project '{project}', or it is not for us.")
+            raise NotFound(
+                f"There is no Harbor project '{self.there(project)}', or it is not for us.",
+                hint="berth registry project set NAME PROJECT makes it.",
+            )
         return answer.object()
 
-    async def ensure(self, project: str, plan: ProjectPlan = ProjectPlan()) -> bool:
-        """Make the project, or bring it in line with `plan`; whether it was made."""
-        metadata = plan.metadata()
+    async def ensure(self, project: str, plan: ProjectPlan = AS_IT_IS, *, dry_run: bool = False) -> list[str]:
+        metadata = metadata_of(plan)
         if not await self.exists(project):
-            body: dict[str, Any] = {"project_name": project, "metadata": {"public": "false", **metadata}}
-            if plan.storage_limit is not None:
-                body["storage_limit"] = plan.storage_limit
-            headers = {"X-Resource-Name-In-Location": "true"}
-            made = await self._rest.ask("POST", "/projects", body=body, expect=(201, 409), headers=headers)
-            if made.status == 201:
-                return True
-        found = await self.show(project)
-        if any((found.get("metadata") or {}).get(key) != value for key, value in metadata.items()):
+            changes = [f"project {self.there(project)}: none → made", *_changes({}, {"public": "false", **metadata})]
+            changes += [f"storage: default → {_bytes(plan.storage_limit)}"] if plan.storage_limit is not None else []
+            if dry_run or await self._create(project, plan, metadata):
+                return changes
+        before = {str(k): str(v) for k, v in ((await self.raw(project)).get("metadata") or {}).items()}
+        changes = _changes(before, metadata)
+        if changes and not dry_run:
             # Metadata that are left out stay as they are.
-            await self._rest.ask("PUT", f"/projects/{segment(project)}", body={"metadata": metadata})
+            await self.rest.ask("PUT", self.path(project), body={"metadata": metadata})
         if plan.storage_limit is not None:
-            await self.set_quota(project, plan.storage_limit)
-        return False
+            limit = (await self.usage(project)).limit
+            limit = -1 if limit is None else limit
+            if limit != plan.storage_limit:
+                changes.append(f"storage: {_bytes(limit)} → {_bytes(plan.storage_limit)}")
+                if not dry_run:
+                    await self.set_quota(project, plan.storage_limit)
+        return changes
+
+    async def _create(self, project: str, plan: ProjectPlan, metadata: Mapping[str, str]) -> bool:
+        """False when somebody else made it meanwhile."""
+        name = self.there(project)
+        body: dict[str, Any] = {"project_name": name, "metadata": {"public": "false", **metadata}}
+        if plan.storage_limit is not None:
+            body["storage_limit"] = plan.storage_limit
+        headers = {"X-Resource-Name-In-Location": "true"}
+        made = await self.rest.ask("POST", "/projects", body=body, expect=(201, 409), headers=headers)
+        if made.status == 409:
+            return False
+        if plan.storage_limit is not None:
+            # From whoever is no administrator Harbor takes the project and its own default, without a word.
+            limit = (await self.usage(project)).limit
+            if (-1 if limit is None else limit) != plan.storage_limit:
+                await self._insist(project, plan.storage_limit)
+        return True
+
+    async def _insist(self, project: str, storage: int) -> None:
+        try:
+            await self.set_quota(project, storage)
+        except RemoteAuthError as error:
+            raise RemoteAuthError(
+                f"Harbor made the project '{self.there(project)}' with its own default storage limit.",
+                hint="Only a system administrator of Harbor sets another one.",
+                detail=error.detail,
+            ) from error
 
     # ---- how full it is
 
     async def usage(self, project: str) -> Usage:
-        answer = await self._rest.ask("GET", f"/projects/{segment(project)}/summary")
+        answer = await self.rest.ask("GET", f"{self.path(project)}/summary")
         quota = answer.object().get("quota") or {}
         used, hard = ((quota.get(key) or {}).get("storage") for key in ("used", "hard"))
         limit = hard if isinstance(hard, int) and hard >= 0 else None
@@ -121,19 +143,17 @@ class HarborProjects:
     async def set_quota(self, project: str, storage: int) -> None:
         """Bytes, -1 = none. System administrators only."""
         query = {"reference": "project", "reference_id": await self._id(project)}
-        found = (await self._rest.ask("GET", "/quotas", query=query)).objects()
+        found = (await self.rest.ask("GET", "/quotas", query=query)).objects()
         if not found:
-            raise RemoteError(f"Harbor has no quota for '{project}'.")
+            raise RemoteError(f"Harbor has no quota for '{self.there(project)}'.")
         if ((found[0].get("hard") or {}).get("storage")) != storage:
             body = {"hard": {"storage": storage}}
-            await self._rest.ask("PUT", f"/quotas/{found[0]['id']}", body=body)
+            await self.rest.ask("PUT", f"/quotas/{found[0]['id']}", body=body)
 
     # ---- robots
 
-    async def add_robot(
-        self, project: str, name: str, *, rights: Sequence[tuple[str, str]] = PUBLISH, days: int = -1
-    ) -> Robot:
-        """A robot of this project with exactly these rights. Raises Conflict when there is one of that name."""
+    async def add_robot(self, project: str, name: str, *, publishes: bool = True, days: int = -1) -> Robot:
+        rights = PUBLISH if publishes else READ
         body = {
             "name": name,
             "description": "made by Berth",
@@ -142,88 +162,51 @@ class HarborProjects:
             "permissions": [
                 {
                     "kind": "project",
-                    "namespace": project,
+                    "namespace": self.there(project),
                     "access": [{"resource": resource, "action": action} for resource, action in rights],
                 }
             ],
         }
-        made = (await self._rest.ask("POST", "/robots", body=body, expect=(201,))).object()
+        made = (await self.rest.ask("POST", "/robots", body=body, expect=(201,))).object()
         if not isinstance(made.get("secret"), str) or not isinstance(made.get("id"), int):
             raise RemoteError("Harbor made a robot without telling its secret.")
-        return Robot(made["id"], str(made.get("name")), made["secret"])
+        words = tuple(f"{resource} {action}" for resource, action in rights)
+        ends = _moment(made.get("expires_at"))
+        return Robot(made["id"], str(made.get("name")), words, ends, secret=made["secret"])
 
-    async def robots(self, project: str) -> list[dict[str, Any]]:
-        """Robots of this project; without the query Harbor lists the system's only."""
-        query = {"q": f"Level=project,ProjectID={await self._id(project)}", "page_size": 100}
-        return (await self._rest.ask("GET", "/robots", query=query)).objects()
+    async def robots(self, project: str) -> list[Robot]:
+        """Of this project; without the query Harbor lists the system's only."""
+        query = {"q": f"Level=project,ProjectID={await self._id(project)}"}
+        found = await self.every("/robots", query)
+        return [_robot(robot) for robot in found]
 
-    async def remove_robot(self, robot_id: int) -> bool:
-        return (await self._rest.ask("DELETE", f"/robots/{robot_id}", expect=(200, 404))).status == 200
+    async def renew_robot(self, project: str, robot_id: int) -> Robot:
+        robot = await self._of_project(project, robot_id)
+        # An empty secret asks for a new one; a value would be set, and answered with nothing.
+        answer = (await self.rest.ask("PATCH", f"/robots/{robot_id}", body={"secret": ""})).object()
+        if not isinstance(answer.get("secret"), str) or not answer["secret"]:
+            raise RemoteError("Harbor gave a robot a new secret without telling it.")
+        return Robot(robot.id, robot.name, robot.rights, robot.expires_at, secret=answer["secret"])
 
-    # ---- rules
+    async def remove_robot(self, project: str, robot_id: int) -> bool:
+        try:
+            await self._of_project(project, robot_id)
+        except NotFound:
+            return False
+        return (await self.rest.ask("DELETE", f"/robots/{robot_id}", expect=(200, 404))).status == 200
 
-    async def ensure_immutable(self, project: str, *, tags: str = "**", repositories: str = "**") -> bool:
-        """Tags that match cannot be moved or removed; whether a rule was added (Harbor takes 15)."""
-        path = f"/projects/{segment(project)}/immutabletagrules"
-        tag_selectors = [{"kind": "doublestar", "decoration": "matches", "pattern": tags}]
-        scope = {"repository": [{"kind": "doublestar", "decoration": "repoMatches", "pattern": repositories}]}
-        for rule in (await self._rest.ask("GET", path, query={"page_size": 100})).objects():
-            same = [_selector(s) for s in rule.get("tag_selectors") or []] == [_selector(s) for s in tag_selectors]
-            scopes = [_selector(s) for s in (rule.get("scope_selectors") or {}).get("repository") or []]
-            if same and scopes == [_selector(s) for s in scope["repository"]] and not rule.get("disabled"):
-                return False
-        body = {
-            "action": "immutable",
-            "template": "immutable_template",
-            "disabled": False,
-            "priority": 0,
-            "tag_selectors": tag_selectors,
-            "scope_selectors": scope,
-        }
-        await self._rest.ask("POST", path, body=body, expect=(201,))
-        return True
-
-    async def ensure_retention(self, project: str, *, keep_newest: int, cron: str = "0 0 0 * * *") -> int:
-        """Keep the newest pushed artifacts of each repository, delete the others by schedule; the policy's id."""
-        found = await self.show(project)
-        known = (found.get("metadata") or {}).get("retention_id")
-        selector = {"kind": "doublestar", "decoration": "matches", "pattern": "**", "extras": '{"untagged":false}'}
-        policy = {
-            "algorithm": "or",
-            "scope": {"level": "project", "ref": found["project_id"]},
-            "trigger": {"kind": "Schedule", "settings": {"cron": cron}, "references": {}},
-            "rules": [
-                {
-                    "action": "retain",
-                    "template": "latestPushedK",
-                    "params": {"latestPushedK": keep_newest},
-                    "disabled": False,
-                    "tag_selectors": [selector],
-                    "scope_selectors": {
-                        "repository": [{"kind": "doublestar", "decoration": "repoMatches", "pattern": "**"}]
-                    },
-                }
-            ],
-        }
-        if known:
-            await self._rest.ask("PUT", f"/retentions/{int(known)}", body={"id": int(known), **policy})
-            return int(known)
-        answer = await self._rest.ask("POST", "/retentions", body=policy, expect=(201,))
-        made = answer.headers.get("location", "").rpartition("/")[2]
-        if not made.isdigit():
-            raise RemoteError("Harbor made a retention policy without telling its number.")
-        return int(made)
-
-    async def start_retention(self, policy_id: int, *, dry_run: bool = True) -> None:
-        """Run a retention policy now; a dry run deletes nothing."""
-        await self._rest.ask("POST", f"/retentions/{policy_id}/executions", body={"dry_run": dry_run}, expect=(201,))
+    async def _of_project(self, project: str, robot_id: int) -> Robot:
+        """Numbers are Harbor's own over all projects: another project's robot is none of this one's."""
+        for robot in await self.robots(project):
+            if robot.id == robot_id:
+                return robot
+        raise NotFound(f"The Harbor project '{self.there(project)}' has no robot {robot_id}.")
 
     # ---- webhooks
 
     async def ensure_webhook(self, project: str, name: str, *, address: str, secret: str, pulls: bool = False) -> bool:
         """Have Harbor tell `address` what happens; `secret` comes back verbatim as `Authorization`. Whether added."""
-        path = f"/projects/{segment(project)}/webhook/policies"
-        known = (await self._rest.ask("GET", path, query={"page_size": 100})).objects()
+        path = f"{self.path(project)}/webhook/policies"
         target = {"type": "http", "address": address, "auth_header": secret, "skip_cert_verify": False}
         body: Mapping[str, Any] = {
             "name": name,
@@ -231,16 +214,53 @@ class HarborProjects:
             "event_types": [*HOOKED, *(["PULL_ARTIFACT"] if pulls else [])],
             "targets": [{**target, "payload_format": "Default"}],
         }
-        for policy in known:
+        for policy in await self.every(path, {}):
             if policy.get("name") == name:
-                await self._rest.ask("PUT", f"{path}/{policy['id']}", body={**body, "id": policy["id"]})
+                await self.rest.ask("PUT", f"{path}/{policy['id']}", body={**body, "id": policy["id"]})
                 return False
-        await self._rest.ask("POST", path, body=body, expect=(201,))
+        await self.rest.ask("POST", path, body=body, expect=(201,))
         return True
 
+    # ----
+
+    def path(self, project: str) -> str:
+        return f"/projects/{segment(self.there(project))}"
+
     async def _id(self, project: str) -> int:
-        return int((await self.show(project))["project_id"])
+        return int((await self.raw(project))["project_id"])
+
+    async def every(self, path: str, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Every page of a list; Harbor's own links are not used, since it writes them un-escaped."""
+        found: list[dict[str, Any]] = []
+        while True:
+            more = {**query, "page": len(found) // _PAGE + 1, "page_size": _PAGE}
+            page = (await self.rest.ask("GET", path, query=more)).objects()
+            found += page
+            if len(page) < _PAGE:
+                return found
 
 
-def _selector(selector: Mapping[str, Any]) -> tuple[object, object]:
-    return selector.get("decoration"), selector.get("pattern")
+def _changes(before: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    return [
+        f"{key}: {before.get(key, 'default')} → {value}" for key, value in wanted.items() if before.get(key) != value
+    ]
+
+
+def _bytes(limit: int | None) -> str:
+    return "none" if limit is None or limit < 0 else f"{limit} bytes"
+
+
+def _robot(raw: Mapping[str, Any]) -> Robot:
+    access = [a for p in raw.get("permissions") or [] for a in p.get("access") or []]
+    return Robot(
+        id=int(raw["id"]),
+        name=str(raw.get("name")),
+        rights=tuple(f"{a.get('resource')} {a.get('action')}" for a in access),
+        expires_at=_moment(raw.get("expires_at")),
+        disabled=bool(raw.get("disable")),
+    )
+
+
+def _moment(seconds: object) -> datetime | None:
+    """-1 = never."""
+    return datetime.fromtimestamp(seconds, UTC) if isinstance(seconds, int) and seconds > 0 else None

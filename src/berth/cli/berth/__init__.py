@@ -85,6 +85,38 @@ COMMANDS = Branch(
                 "show": Leaf(f"{_HERE}.registry:show", "Show one registry and what it can do."),
                 "rm": Leaf(f"{_HERE}.registry:rm", "Forget a registry; what lives there stays there."),
                 "probe": Leaf(f"{_HERE}.registry:probe", "Ask a registry what it can do."),
+                "check": Leaf(f"{_HERE}.registry_care:check", "Say whether a version would fit there."),
+                "health": Leaf(f"{_HERE}.registry_care:health", "Ask a registry how it is."),
+                "usage": Leaf(f"{_HERE}.registry_care:usage", "Show how full the place of a project is there."),
+                "artifact": Leaf(f"{_HERE}.registry_care:artifact", "Show what a registry knows of a version."),
+                "scan": Leaf(f"{_HERE}.registry_care:scan", "Have a registry scan a version itself."),
+                "report": Leaf(f"{_HERE}.registry_care:report", "Show what its own scan found."),
+                "gc": Leaf(f"{_HERE}.registry_care:gc", "Start a registry's own clean-up; dry unless told."),
+                "project": Branch(
+                    "A project's place at a registry (Harbor).",
+                    {
+                        "show": Leaf(f"{_HERE}.registry_projects:project_show", "Show what it is like."),
+                        "set": Leaf(f"{_HERE}.registry_projects:project_set", "Make it, or bring it in line."),
+                    },
+                ),
+                "robot": Branch(
+                    "Robots of a project at a registry (Harbor), with the least rights.",
+                    {
+                        "ls": Leaf(f"{_HERE}.registry_projects:robot_ls", "List them."),
+                        "add": Leaf(f"{_HERE}.registry_projects:robot_add", "Add one; its secret is shown once."),
+                        "renew": Leaf(f"{_HERE}.registry_projects:robot_renew", "Give one another secret."),
+                        "rm": Leaf(f"{_HERE}.registry_projects:robot_rm", "Remove one."),
+                    },
+                ),
+                "protect": Leaf(f"{_HERE}.registry_projects:protect", "Have tags neither moved nor removed there."),
+                "unprotect": Leaf(f"{_HERE}.registry_projects:unprotect", "Let tags be moved and removed again."),
+                "retention": Branch(
+                    "What is kept at a registry (Harbor), and what goes.",
+                    {
+                        "set": Leaf(f"{_HERE}.registry_projects:retention_set", "Set how many versions are kept."),
+                        "run": Leaf(f"{_HERE}.registry_projects:retention_run", "Delete the others; dry unless told."),
+                    },
+                ),
                 "hook": Leaf(f"{_HERE}.registry_events:hook", "Let a registry tell us of pushes and deletions."),
                 "unhook": Leaf(f"{_HERE}.registry_events:unhook", "Take no more deliveries of a registry."),
                 "events": Leaf(f"{_HERE}.registry_events:events", "List what a registry told us."),

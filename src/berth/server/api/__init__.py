@@ -19,7 +19,9 @@ from berth.server.api import (
     models,
     projects,
     registries,
+    registry_care,
     registry_events,
+    registry_projects,
     sync,
     tokens,
     users,
@@ -52,6 +54,8 @@ RESOURCES: Final[tuple[APIRouter, ...]] = (
     audit.router,
     registries.router,
     registry_events.router,
+    registry_care.router,
+    registry_projects.router,
 )
 
 

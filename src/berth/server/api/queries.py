@@ -25,6 +25,7 @@ from berth.db.tables import (
     verdicts,
     versions,
 )
+from berth.oci.descriptor import Descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +394,22 @@ async def media_type_and_size(conn: AsyncConnection, repository_id: int, root: s
     )
     row = (await conn.execute(select(media_type.scalar_subquery(), total.scalar_subquery()))).one()
     return row[0] or "", int(row[1])
+
+
+async def content_of(conn: AsyncConnection, repository: str, tag: str) -> list[Descriptor]:
+    """Every manifest and blob below a tag; empty when there is no such tag here."""
+    rows = await conn.execute(
+        text(
+            "select coalesce(m.media_type, 'application/octet-stream'), c.digest, coalesce(m.size, b.size) "
+            "from repositories r join tags t on t.repository_id = r.id and t.name = :tag "
+            "join closure c on c.repository_id = r.id and c.root = t.digest "
+            "left join manifests m on c.is_manifest and m.digest = c.digest "
+            "left join blobs b on not c.is_manifest and b.digest = c.digest "
+            "where r.name = :repository and coalesce(m.size, b.size) is not null order by c.digest"
+        ),
+        {"repository": repository, "tag": tag},
+    )
+    return [Descriptor(media_type, digest, size) for media_type, digest, size in rows]
 
 
 async def schema_revision(conn: AsyncConnection) -> str | None:

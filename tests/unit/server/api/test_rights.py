@@ -93,6 +93,28 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("POST", "/registries/none/hook", {}, {"root"}),
     ("DELETE", "/registries/none/hook", None, {"root"}),
     ("GET", "/registries/none/events", None, {"root"}),
+    ("GET", "/registries/none/health", None, {"root"}),
+    ("GET", "/registries/none/usage?project=vision", None, {"root"}),
+    ("POST", "/registries/none/scans", {"reference": "vision/net:1.0.0"}, {"root"}),
+    ("GET", "/registries/none/scans?reference=vision/net:1.0.0", None, {"root"}),
+    ("GET", "/registries/none/scans/report?reference=vision/net:1.0.0", None, {"root"}),
+    ("GET", "/registries/none/scans/log?reference=vision/net:1.0.0", None, {"root"}),
+    ("GET", "/registries/none/artifact?reference=vision/net:1.0.0", None, {"root"}),
+    ("POST", "/registries/none/check", {"reference": "vision/net:1.0.0"}, {"root"}),
+    ("POST", "/registries/none/gc", {}, {"root"}),
+    ("GET", "/registries/none/gc/1", None, {"root"}),
+    ("GET", "/registries/none/gc/1/log", None, {"root"}),
+    ("GET", "/registries/none/projects/vision", None, {"root"}),
+    ("PUT", "/registries/none/projects/vision", {}, {"root"}),
+    ("GET", "/registries/none/projects/vision/robots", None, {"root"}),
+    ("POST", "/registries/none/projects/vision/robots", {"name": "r"}, {"root"}),
+    ("DELETE", "/registries/none/projects/vision/robots/1", None, {"root"}),
+    ("POST", "/registries/none/projects/vision/robots/1/secret", {}, {"root"}),
+    ("POST", "/registries/none/projects/vision/protected-tags", {}, {"root"}),
+    ("DELETE", "/registries/none/projects/vision/protected-tags/1", None, {"root"}),
+    ("PUT", "/registries/none/projects/vision/retention", {"keep_newest": 1}, {"root"}),
+    ("POST", "/registries/none/projects/vision/retention/runs", {}, {"root"}),
+    ("GET", "/registries/none/projects/vision/retention/runs/1", None, {"root"}),
     # Which rule decides who may; the roles are in test_sync.py.
     ("GET", "/sync/rules", None, ANYBODY),
     ("POST", "/sync/rules", {"name": "r", "source": "a", "target": "b", "project": "vision"}, {"root"}),
@@ -113,6 +135,29 @@ TEMPLATES = {
     "/registries/none/probe": "/registries/{name}/probe",
     "/registries/none/hook": "/registries/{name}/hook",
     "/registries/none/events": "/registries/{name}/events",
+    "/registries/none/health": "/registries/{name}/health",
+    "/registries/none/usage": "/registries/{name}/usage",
+    "/registries/none/scans": "/registries/{name}/scans",
+    "/registries/none/scans/report": "/registries/{name}/scans/report",
+    "/registries/none/scans/log": "/registries/{name}/scans/log",
+    "/registries/none/artifact": "/registries/{name}/artifact",
+    "/registries/none/check": "/registries/{name}/check",
+    "/registries/none/gc": "/registries/{name}/gc",
+    "/registries/none/gc/1": "/registries/{name}/gc/{run}",
+    "/registries/none/gc/1/log": "/registries/{name}/gc/{run}/log",
+    "/registries/none/projects/vision": "/registries/{name}/projects/{managed}",
+    "/registries/none/projects/vision/robots": "/registries/{name}/projects/{managed}/robots",
+    "/registries/none/projects/vision/robots/1": "/registries/{name}/projects/{managed}/robots/{robot_id}",
+    "/registries/none/projects/vision/robots/1/secret": (
+        "/registries/{name}/projects/{managed}/robots/{robot_id}/secret"
+    ),
+    "/registries/none/projects/vision/protected-tags": "/registries/{name}/projects/{managed}/protected-tags",
+    "/registries/none/projects/vision/protected-tags/1": (
+        "/registries/{name}/projects/{managed}/protected-tags/{rule_id}"
+    ),
+    "/registries/none/projects/vision/retention": "/registries/{name}/projects/{managed}/retention",
+    "/registries/none/projects/vision/retention/runs": "/registries/{name}/projects/{managed}/retention/runs",
+    "/registries/none/projects/vision/retention/runs/1": "/registries/{name}/projects/{managed}/retention/runs/{run}",
     "/sync/rules/none": "/sync/rules/{rule}",
     "/sync/rules/none/plan": "/sync/rules/{rule}/plan",
     "/sync/rules/none/runs": "/sync/rules/{rule}/runs",
@@ -140,7 +185,9 @@ def test_no_route_without_an_action() -> None:
 
 def test_every_route_stands_in_a_table_of_this_file() -> None:
     tabled = {(route.method, route.template) for route in PROJECT_ROUTES}
-    tabled |= {(method, TEMPLATES.get(path, path)) for method, path, _, _ in SERVICE_ROUTES}
+    tabled |= {
+        (method, TEMPLATES.get(path.partition("?")[0], path.partition("?")[0])) for method, path, _, _ in SERVICE_ROUTES
+    }
     assert {(method, path) for method, path, _ in declared()} == tabled
 
 
