@@ -11,12 +11,14 @@ from berth.server.api import addressed as addressed
 from berth.server.api import (
     aliases,
     approvals,
+    archives,
     audit,
     evidence,
     keys,
     members,
     models,
     projects,
+    promotions,
     registries,
     sync,
     tokens,
@@ -46,6 +48,8 @@ RESOURCES: Final[tuple[APIRouter, ...]] = (
     approvals.router,
     aliases.router,
     sync.router,
+    archives.router,
+    promotions.router,
     audit.router,
     registries.router,
 )

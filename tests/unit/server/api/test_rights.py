@@ -67,6 +67,14 @@ PROJECT_ROUTES = [
     Route("GET", M + "/aliases/{alias}/history", A + "/production/history", "guest", True),
     Route("POST", M + "/aliases/{alias}/rollback", A + "/production/rollback", "reviewer"),
     Route("GET", R + "/placements", V + "/placements", "guest", True),
+    # The right to push to the target is asked for behind the door (test_moving.py).
+    Route(
+        "POST",
+        M + "/promotions",
+        "/projects/vision/models/net/promotions",
+        "reader",
+        body={"versions": "1.0.0", "to": "nowhere/net"},
+    ),
     Route("GET", "/audit", "/audit?project=vision", "maintainer", True),
 ]
 ANYBODY = {"root", "auditor", "maintainer", "stranger"}
@@ -90,6 +98,10 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("PATCH", "/registries/none", {"url": "https://other.example"}, {"root"}),
     ("DELETE", "/registries/none", None, {"root"}),
     ("POST", "/registries/none/probe", {}, {"root"}),
+    # Which versions decides who may; the roles are in test_moving.py.
+    ("GET", "/export", None, ANYBODY),
+    ("GET", "/export/plan", None, ANYBODY),
+    ("POST", "/import", None, ANYBODY),
     # Which rule decides who may; the roles are in test_sync.py.
     ("GET", "/sync/rules", None, ANYBODY),
     ("POST", "/sync/rules", {"name": "r", "source": "a", "target": "b", "project": "vision"}, {"root"}),
