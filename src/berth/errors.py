@@ -7,6 +7,7 @@ BerthError                     code, HTTP status, message, hint (the next step),
 │   ├── DigestInvalid           malformed digest, or content that does not match it
 │   ├── SizeInvalid             a body that is shorter or longer than announced
 │   ├── ManifestInvalid         a manifest that cannot be accepted
+│   ├── ArchiveInvalid          a file of versions that is damaged, cut off or not of the form that exports write
 │   ├── BlobUnknownToManifest   a manifest names content this repository does not hold (404)
 │   ├── ManifestFileInvalid     `xumi.yaml` is wrong: line, column, what to write instead (422)
 │   └── PaginationInvalid
@@ -88,6 +89,10 @@ class SizeInvalid(InvalidInput):
 class ManifestInvalid(InvalidInput):
     code = "manifest_invalid"
     oci_code = "MANIFEST_INVALID"
+
+
+class ArchiveInvalid(InvalidInput):
+    code = "archive_invalid"
 
 
 class BlobUnknownToManifest(InvalidInput):

@@ -19,6 +19,7 @@ import httpx
 from berth.authoring.repository import LocalRepository
 from berth.client import credentials, pulling, pushing, signing
 from berth.client.address import Address, parse_version
+from berth.client.archives import Archives
 from berth.client.models import Aliases, Models
 from berth.client.people import Audit, Tokens, Users
 from berth.client.projects import Keys, Members, Projects
@@ -70,6 +71,7 @@ class Berth:
         self.versions = Versions(self._session)
         self.aliases = Aliases(self._session)
         self.sync = Sync(self._session)
+        self.archives = Archives(self._session)
         self.audit = Audit(self._session)
         self.registries = Registries(self._session)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -89,6 +90,45 @@ class Session:
             after = page.get("next")
             if not after or left == 0:
                 return
+
+    @contextmanager
+    def streaming(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int | list[str] | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: Iterator[bytes] | None = None,
+    ) -> Iterator[httpx.Response]:
+        """One request whose body or answer is too large for memory; it is not repeated here.
+
+        Raises a member of `berth.errors` for statuses from 400. Broken connections are Unavailable, also while the
+        caller reads the answer.
+        """
+        parameters = {k: v for k, v in (query or {}).items() if v is not None}
+        try:
+            # The answer to an upload may take as long as recording it does.
+            with self._http.stream(
+                method,
+                path,
+                params=parameters,
+                headers=dict(headers or {}),
+                content=content,
+                timeout=httpx.Timeout(60, connect=10, read=600 if content is not None else 60),
+            ) as response:
+                if response.status_code >= 300:
+                    response.read()
+                if response.status_code >= 400:
+                    raise from_response(response)
+                if response.status_code >= 300:
+                    raise RemoteError(f"{self.base} answered a redirect.", hint="Use the service's own address.")
+                yield response
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"The connection to {self.base} broke: {error or type(error).__name__}.",
+                hint="Is the service running? Its address is BERTH_URL (or the one of `xumi login`).",
+            ) from error
 
     def request(
         self,

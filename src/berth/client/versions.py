@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from berth.client.address import parse_version
+from berth.client.address import parse, parse_version
 from berth.client.models import model_path
 from berth.client.session import Json, Session
 from berth.errors import RemoteError, Unavailable
@@ -128,6 +128,20 @@ class Versions:
         if note:
             body["note"] = note
         return self._session.post(self._path(version, "approval"), body)
+
+    def promote(self, ref: str, to: str, *, dry_run: bool = False) -> Json:
+        """Copies versions with their signatures to another project, by digest.
+
+        Args:
+            ref: `project/model:version`, alias, digest, or a range, which means all admitted versions in it.
+            to: `project/model`, or with one version `project/model:version`.
+        """
+        address, wanted = parse_version(ref)
+        target = parse(to)
+        body: Json = {"versions": wanted, "to": target.repository, "dry_run": dry_run}
+        if target.ref is not None:
+            body["version"] = target.ref
+        return self._session.post(model_path(self._session, address, "promotions"), body)
 
     def approvals(self, version: str) -> list[Json]:
         return list(self._session.items(self._path(version, "approval")))

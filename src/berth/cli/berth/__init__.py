@@ -142,6 +142,9 @@ COMMANDS = Branch(
                 "cancel": Leaf(f"{_HERE}.sync:cancel", "Stop a run."),
             },
         ),
+        "promote": Leaf(f"{_HERE}.promote:promote", "Copy versions with their signatures to another project."),
+        "export": Leaf(f"{_HERE}.export:export", "Write versions with their evidence into one file."),
+        "import": Leaf(f"{_HERE}.import_:import_", "Bring in the versions of such a file."),
         "audit": Branch(
             "The audit log.",
             {"ls": Leaf(f"{_HERE}.audit:ls", "List who did what, and what was refused.")},

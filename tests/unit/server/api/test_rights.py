@@ -67,6 +67,14 @@ PROJECT_ROUTES = [
     Route("GET", M + "/aliases/{alias}/history", A + "/production/history", "guest", True),
     Route("POST", M + "/aliases/{alias}/rollback", A + "/production/rollback", "reviewer"),
     Route("GET", R + "/placements", V + "/placements", "guest", True),
+    # The right to push to the target is asked for behind the door (test_moving.py).
+    Route(
+        "POST",
+        M + "/promotions",
+        "/projects/vision/models/net/promotions",
+        "reader",
+        body={"versions": "1.0.0", "to": "nowhere/net"},
+    ),
     Route("GET", "/audit", "/audit?project=vision", "maintainer", True),
 ]
 ANYBODY = {"root", "auditor", "maintainer", "stranger"}
@@ -115,6 +123,10 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("PUT", "/registries/none/projects/vision/retention", {"keep_newest": 1}, {"root"}),
     ("POST", "/registries/none/projects/vision/retention/runs", {}, {"root"}),
     ("GET", "/registries/none/projects/vision/retention/runs/1", None, {"root"}),
+    # Which versions decides who may; the roles are in test_moving.py.
+    ("GET", "/export", None, ANYBODY),
+    ("GET", "/export/plan", None, ANYBODY),
+    ("POST", "/import", None, ANYBODY),
     # Which rule decides who may; the roles are in test_sync.py.
     ("GET", "/sync/rules", None, ANYBODY),
     ("POST", "/sync/rules", {"name": "r", "source": "a", "target": "b", "project": "vision"}, {"root"}),
