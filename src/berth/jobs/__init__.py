@@ -17,6 +17,7 @@ __all__ = ["JOBS", "JobContext"]
 JOBS: Final[Mapping[str, str]] = {
     "collect_garbage": "berth.jobs.collect_garbage",
     "delete_old_jobs": "berth.jobs.delete_old_jobs",
+    "evict_cache": "berth.jobs.evict_cache",
     "publish_version": "berth.jobs.publish_version",
     "remove_stale_uploads": "berth.jobs.remove_stale_uploads",
     "rescan_due": "berth.jobs.rescan_due",

@@ -284,6 +284,15 @@ class Usage:
 
 
 @runtime_checkable
+class Redirecting(Protocol):
+    """It can send a reader to where the bytes lie. Used when its option `redirect` is true."""
+
+    async def presigned(self, repository: str, digest: str, *, seconds: int) -> str | None:
+        """A URL of a blob that works for `seconds` without credentials; None when it is not there."""
+        ...
+
+
+@runtime_checkable
 class Measured(Protocol):
     """It tells how full it is."""
 

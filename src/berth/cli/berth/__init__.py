@@ -85,6 +85,7 @@ COMMANDS = Branch(
                 "show": Leaf(f"{_HERE}.registry:show", "Show one registry and what it can do."),
                 "rm": Leaf(f"{_HERE}.registry:rm", "Forget a registry; what lives there stays there."),
                 "probe": Leaf(f"{_HERE}.registry:probe", "Ask a registry what it can do."),
+                "import": Leaf(f"{_HERE}.registry:import_", "Catalogue what already lives in a registry."),
             },
         ),
         "sync": Branch(
