@@ -45,6 +45,12 @@ class ServiceSettings(BaseSettings):
     upload_max_age_seconds: int = Field(7 * 86400, description="Unfinished uploads older than this are removed.")
     blob_lease_seconds: int = Field(24 * 3600, description="How long unreferenced content is kept from clean-up.")
     gc_every_seconds: int = Field(3600, description="How often unreferenced content is collected.")
+    cache_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bound of the depot in bytes: beyond it, what was read longest ago and is safe at another registry "
+        "leaves it; 0 keeps everything.",
+    )
     trivy_path: str | None = Field(None, description="The trivy program; default: from the venv, then PATH.")
     trivy_db_repository: str | None = Field(
         None, description="OCI reference of the vulnerability database; default: Trivy's own public one."

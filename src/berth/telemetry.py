@@ -156,7 +156,8 @@ def _word(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Every metric of the service. Labels never hold names of models, projects or people: their number is unbounded."""
+    """Every metric of the service. Labels never hold names of models, projects or people: their number is unbounded;
+    those of registries are what admins set up."""
 
     registry: CollectorRegistry
     build: Gauge  # berth_build_info{version}
@@ -164,6 +165,10 @@ class Metrics:
     request_seconds: Histogram  # berth_http_request_seconds{route}
     requests_running: Gauge  # berth_http_requests_running
     transfer_bytes: Counter  # berth_transfer_bytes_total{direction}: in | out
+    blob_reads: Counter  # berth_blob_reads_total{source}: depot | registry | redirect
+    fetches: Counter  # berth_fetches_total{registry,outcome}: ok | failed | missing | lied
+    fetch_bytes: Counter  # berth_fetch_bytes_total{registry}
+    evicted_bytes: Counter  # berth_evicted_bytes_total
     pulls_denied: Counter  # berth_pulls_denied_total{reason}
     verdicts: Counter  # berth_verdicts_total{admitted}: true | false
     scans: Counter  # berth_scans_total{kind,status}
@@ -193,6 +198,10 @@ def metrics() -> Metrics:
         ),
         requests_running=Gauge("berth_http_requests_running", "HTTP requests being answered.", registry=r),
         transfer_bytes=Counter("berth_transfer_bytes", "Bytes of blobs and manifests.", ["direction"], registry=r),
+        blob_reads=Counter("berth_blob_reads", "Blobs that readers got, by where from.", ["source"], registry=r),
+        fetches=Counter("berth_fetches", "Registries asked for a blob.", ["registry", "outcome"], registry=r),
+        fetch_bytes=Counter("berth_fetch_bytes", "Bytes of blobs from registries.", ["registry"], registry=r),
+        evicted_bytes=Counter("berth_evicted_bytes", "Bytes of blobs that left the depot.", registry=r),
         pulls_denied=Counter("berth_pulls_denied", "Pulls that the gate refused.", ["reason"], registry=r),
         verdicts=Counter("berth_verdicts", "Verdicts decided.", ["admitted"], registry=r),
         scans=Counter("berth_scans", "Scans that ended.", ["kind", "status"], registry=r),

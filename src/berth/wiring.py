@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from berth.jobs.context import JobContext
     from berth.server.services import Services
+    from berth.sync.cache.fetcher import Fetcher
 
 ADMIN_TOKEN_FILE = "admin.token"
 
@@ -92,11 +93,27 @@ async def services(settings: ServiceSettings) -> tuple[Services, Database, FileS
     from berth.adapters.registries.build import Registries
     from berth.server.services import Services
 
+    factory = Registries()
     db = database(settings, name="berth-server")
     async with db.transaction() as conn:
         secret = await users.ensure_bearer_secret(conn)
     depot = store(settings)
-    return Services(db, depot, settings, secret, now, registries=Registries()), db, depot
+    bundle = Services(db, depot, settings, secret, now, registries=factory, fetcher=fetcher(settings, db, depot))
+    return bundle, db, depot
+
+
+def fetcher(settings: ServiceSettings, db: Database, depot: FileStore) -> Fetcher:
+    """What brings blobs of other registries into the depot. One per process."""
+    from berth.access.registries import opener
+    from berth.adapters.registries.build import Registries
+    from berth.db.sealing import sealer
+    from berth.sync.cache.fetcher import Fetcher
+    from berth.wire.retry import RetryPolicy
+
+    # Hardly patient: while somebody waits for the bytes, the next registry is asked rather than the same one again.
+    impatient = Registries(retry=RetryPolicy(attempts=2, base_seconds=0.2, cap_seconds=1.0))
+    remote = opener(db, impatient, lambda: sealer(settings))
+    return Fetcher(db, depot, remote=remote, clock=now, bounded=settings.cache_bytes > 0)
 
 
 async def server_app(settings: ServiceSettings) -> ASGIApp:
@@ -106,6 +123,7 @@ async def server_app(settings: ServiceSettings) -> ASGIApp:
     bundle, db, depot = await services(settings)
 
     async def close() -> None:
+        await bundle.cache.close()
         depot.close()
         await db.close()
 
@@ -125,6 +143,7 @@ def job_context(settings: ServiceSettings) -> JobContext:
     password = settings.trivy_db_password
     db, depot = database(settings, name="berth-worker"), store(settings)
     remote = opener(db, Registries(), lambda: sealer(settings))
+    cache = fetcher(settings, db, depot)
     return JobContext(
         db=db,
         store=depot,
@@ -141,5 +160,6 @@ def job_context(settings: ServiceSettings) -> JobContext:
         ),
         settings=settings,
         now=now,
-        registries=Places(db, depot, clock=now, remote=remote),
+        registries=Places(db, depot, clock=now, remote=remote, fetcher=cache),
+        fetcher=cache,
     )

@@ -136,12 +136,20 @@ async def change_registry(
 
 async def remove_registry(conn: AsyncConnection, actor: Actor, name: str) -> None:
     """Forget a registry; what lives there stays there. Raises NotFound, Conflict while something relies on it."""
+    await stored.registry_named(conn, name, lock=True)  # whoever counts on its copies waits, or is seen here
     relying = await stored.users_of(conn, name)
     if relying:
         raise Conflict(
             f"The registry '{name}' is in use by {', '.join(relying[:3])}.",
             hint="Give the project another home (berth project set --home), or remove the rule first.",
             detail={"used_by": relying},
+        )
+    blobs, size = await stored.only_copies_at(conn, name)
+    if blobs:
+        raise Conflict(
+            f"The registry '{name}' holds the only copy of {blobs} blobs ({size} bytes) of versions here.",
+            hint="Publish them elsewhere first (berth project set --home), or delete those versions.",
+            detail={"blobs": blobs, "bytes": size},
         )
     if not await stored.delete_registry(conn, name):
         raise NotFound(f"There is no registry '{name}'.")

@@ -84,6 +84,10 @@ async def repository(conn: AsyncConnection, name: str) -> RepositoryRow | None:
     return None if row is None else RepositoryRow(**row)
 
 
+async def project_exists(conn: AsyncConnection, name: str) -> bool:
+    return await conn.scalar(select(t.projects.c.id).where(t.projects.c.name == name)) is not None
+
+
 async def ensure_repository(conn: AsyncConnection, name: str) -> RepositoryRow | None:
     """The repository, made on first use; None when its project does not exist."""
     found = await repository(conn, name)
@@ -132,8 +136,8 @@ async def lock_linked_blobs(conn: AsyncConnection, repository_id: int, digests: 
     return {row.digest: row.size for row in rows}
 
 
-async def blob_places(conn: AsyncConnection, digests: Iterable[str]) -> dict[str, tuple[str, int]]:
-    """digest → (location, size) of live blobs, wherever they are linked."""
+async def blob_places(conn: AsyncConnection, digests: Iterable[str]) -> dict[str, tuple[str | None, int]]:
+    """digest → (location, size) of live blobs, wherever they are linked; no location: not in the depot."""
     wanted = sorted(set(digests))
     rows = await conn.execute(
         select(t.blobs.c.digest, t.blobs.c.location, t.blobs.c.size).where(
@@ -145,7 +149,7 @@ async def blob_places(conn: AsyncConnection, digests: Iterable[str]) -> dict[str
 
 async def linked_places(
     conn: AsyncConnection, repository_id: int, digests: Iterable[str]
-) -> dict[str, tuple[str, int]]:
+) -> dict[str, tuple[str | None, int]]:
     """The same, only for blobs linked to this repository."""
     rows = await conn.execute(
         select(t.blobs.c.digest, t.blobs.c.location, t.blobs.c.size)
@@ -164,9 +168,53 @@ async def insert_blob(conn: AsyncConnection, *, digest: str, size: int, location
     await conn.execute(
         statement.on_conflict_do_update(
             index_elements=["digest"],
-            set_={"lease_until": func.greatest(t.blobs.c.lease_until, statement.excluded.lease_until)},
+            set_={
+                "lease_until": func.greatest(t.blobs.c.lease_until, statement.excluded.lease_until),
+                "location": func.coalesce(t.blobs.c.location, statement.excluded.location),
+            },
         )
     )
+
+
+async def homeless(conn: AsyncConnection, digests: Iterable[str]) -> set[str]:
+    """Those of these blobs that are neither in the depot nor at a registry that is known to hold them.
+
+    Until the transaction ends nobody withdraws a copy that was counted on.
+    """
+    away = set(
+        await conn.scalars(
+            select(t.blobs.c.digest).where(t.blobs.c.digest.in_(sorted(set(digests))), t.blobs.c.location.is_(None))
+        )
+    )
+    if not away:
+        return set()
+    placed = await conn.execute(
+        text(
+            "select c.digest from closure c "
+            "join versions v on v.repository_id = c.repository_id and v.digest = c.root and v.state <> 'deleted' "
+            "join placements l on l.version_id = v.id and l.state = 'published' "
+            "join registries g on g.name = l.registry and g.kind <> 'daemon' "
+            "where c.digest = any(:digests) for share of l, g"
+        ),
+        {"digests": sorted(away)},
+    )
+    return away - {row.digest for row in placed}
+
+
+async def know_blob(conn: AsyncConnection, *, digest: str, size: int, lease_until: datetime) -> int:
+    """A blob that is somewhere else is one of ours from now on; returns the size that we know it with."""
+    row = await blob_state(conn, digest)
+    if row is not None and row.state == "deleting":
+        # Whoever is removing its bytes sees under the digest's lock that the row is wanted again, without them.
+        await conn.execute(
+            text("update blobs set state = 'live', location = null, lease_until = :lease where digest = :digest"),
+            {"digest": digest, "lease": lease_until},
+        )
+    elif row is not None:
+        await renew_lease(conn, digest, lease_until, unless_after=lease_until)
+    else:
+        await conn.execute(insert(t.blobs).values(digest=digest, size=size, lease_until=lease_until))
+    return size if row is None else row.size
 
 
 async def link_blob(conn: AsyncConnection, repository_id: int, digest: str) -> None:
@@ -544,20 +592,34 @@ async def mark_stale(conn: AsyncConnection, repository_id: int, root: str) -> No
 # -- a blob's place and lease -----------------------------------------------------------------------------------
 
 
-async def blob_state(conn: AsyncConnection, digest: str) -> str | None:
-    """State of a blob row after taking the digest's lock, which clean-up also holds while it removes bytes."""
+@dataclass(frozen=True)
+class BlobState:
+    """A blob row: 'live' or 'deleting', and where its bytes are; None = not in the depot."""
+
+    state: str
+    location: str | None
+    size: int
+
+
+async def blob_state(conn: AsyncConnection, digest: str) -> BlobState | None:
+    """A blob row after taking the digest's lock, which clean-up also holds while it removes bytes."""
     await conn.execute(text("select pg_advisory_xact_lock(hashtextextended(:digest, 0))"), {"digest": digest})
-    state: str | None = await conn.scalar(
-        text("select state from blobs where digest = :digest for update"), {"digest": digest}
-    )
-    return state
+    row = (
+        await conn.execute(
+            text("select state, location, size from blobs where digest = :digest for update"), {"digest": digest}
+        )
+    ).one_or_none()
+    return None if row is None else BlobState(**row._mapping)
 
 
-async def revive_blob(conn: AsyncConnection, *, digest: str, location: str, lease_until: datetime) -> None:
-    """A blob whose removal was interrupted is uploaded again: it is live at its new place."""
+async def revive_blob(conn: AsyncConnection, *, digest: str, size: int, location: str, lease_until: datetime) -> None:
+    """A blob whose removal was interrupted, or whose bytes were elsewhere, is uploaded again: it lives there now."""
     await conn.execute(
-        text("update blobs set state = 'live', location = :location, lease_until = :lease where digest = :digest"),
-        {"digest": digest, "location": location, "lease": lease_until},
+        text(
+            "update blobs set state = 'live', size = :size, location = :location, read_at = now(), "
+            "lease_until = greatest(lease_until, :lease) where digest = :digest"
+        ),
+        {"digest": digest, "size": size, "location": location, "lease": lease_until},
     )
 
 

@@ -3,7 +3,7 @@ transaction. Bytes are in the store before any of this runs (design §5)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -56,17 +56,19 @@ async def put_manifest(
     digest: str,
     documents: Mapping[str, bytes],
     pushed_by: str,
+    elsewhere: Collection[str] = (),
 ) -> Receipt:
     """Record a manifest under a tag, or by digest alone.
 
     Args:
+        elsewhere: blobs that the caller has seen at a registry, where the version is about to be placed.
         documents: bytes of the config (for labels) and, for evidence, of the layers; by digest.
 
     Raises:
         BlobUnknownToManifest: config, layer or child is not in this repository.
         ManifestInvalid, VersionInvalid, VersionTaken, Conflict: see catalog/intake.py.
     """
-    await _check_content(conn, repository, manifest)
+    await _check_content(conn, repository, manifest, elsewhere)
     role = classify.role_of(manifest, documents)
     evidence_for = classify.evidence_subject(manifest, tag, documents)
     if tag is not None:
@@ -162,11 +164,14 @@ async def _facts(
     )
 
 
-async def _check_content(conn: AsyncConnection, repository: RepositoryRow, manifest: Manifest) -> None:
-    """Everything the manifest names must be here already, with the size it says."""
+async def _check_content(
+    conn: AsyncConnection, repository: RepositoryRow, manifest: Manifest, elsewhere: Collection[str]
+) -> None:
+    """Everything the manifest names must be here already, with the size it says, or known to be at a registry."""
     named = [blob for blob in manifest.blobs() if blob.media_type not in types.FOREIGN_LAYER_TYPES]
     held = await queries.lock_linked_blobs(conn, repository.id, [blob.digest for blob in named])
-    missing = [blob.digest for blob in named if blob.digest not in held]
+    lost = await queries.homeless(conn, set(held) - set(elsewhere))
+    missing = [blob.digest for blob in named if blob.digest not in held or blob.digest in lost]
     children = [child.digest for child in manifest.children()]
     present = await queries.children_present(conn, repository.id, children)
     missing += [child for child in children if child not in present]

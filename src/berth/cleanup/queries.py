@@ -86,8 +86,11 @@ async def blobs_without_links(conn: AsyncConnection, *, now: datetime, limit: in
     return list(rows)
 
 
-async def mark_deleting(conn: AsyncConnection, digest: str, *, now: datetime) -> tuple[str, int] | None:
-    """Mark a blob for removal if it is still not needed; returns (location, size), or None when it stays."""
+async def mark_deleting(conn: AsyncConnection, digest: str, *, now: datetime) -> tuple[str | None, int] | None:
+    """Mark a blob for removal if it is still not needed; returns (location, size), or None when it stays.
+
+    Without a location its bytes are not in the depot, and only the row goes.
+    """
     await conn.execute(text("select digest from blobs where digest = :digest for update"), {"digest": digest})
     row = (
         await conn.execute(
@@ -106,11 +109,14 @@ async def lock_digest(conn: AsyncConnection, digest: str) -> None:
     await conn.execute(text("select pg_advisory_xact_lock(hashtextextended(:digest, 0))"), {"digest": digest})
 
 
-async def still_deleting(conn: AsyncConnection, digest: str, location: str) -> bool:
+async def still_deleting(conn: AsyncConnection, digest: str, location: str | None) -> bool:
     """Take the digest's lock, then tell whether the blob is still marked and still lies there."""
     await lock_digest(conn, digest)
     found = await conn.scalar(
-        text("select 1 from blobs where digest = :digest and location = :location and state = 'deleting' for update"),
+        text(
+            "select 1 from blobs where digest = :digest and location is not distinct from cast(:location as text) "
+            "and state = 'deleting' for update"
+        ),
         {"digest": digest, "location": location},
     )
     return found is not None

@@ -67,6 +67,20 @@ class Registries:
     def remove(self, name: str) -> None:
         self._session.delete(path("registries", name))
 
+    def import_(
+        self, name: str, *, project: str | None = None, repository: str | None = None, dry_run: bool = False
+    ) -> Json:
+        """Starts making known what lives in a registry; the answer's `id` is the run to wait for (`sync.wait`).
+
+        Args:
+            repository: glob over project/model.
+            dry_run: find out only.
+        """
+        body: Json = {"dry_run": dry_run, "project": project, "repository": repository}
+        return self._session.post(
+            f"{path('registries', name)}/import", {k: v for k, v in body.items() if v not in (None, False)}
+        )
+
     def probe(self, name: str, *, repository: str | None = None) -> Json:
         """Asks the registry what it can do; with `repository` small content is pushed there and removed."""
         body = {} if repository is None else {"repository": repository}

@@ -85,6 +85,10 @@ class Versions:
         """Where a version lives besides the depot, and in what state."""
         return list(self._session.items(self._path(version, "placements")))
 
+    def where(self, version: str) -> Json:
+        """Where its bytes are: `depot`, `registries` with their health, and `next`, which would be asked first."""
+        return self._session.get(self._path(version, "where"))
+
     def signatures(self, version: str) -> list[Json]:
         return list(self._session.items(self._path(version, "signatures")))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, or_, select, update
+from sqlalchemy import Row, delete, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -150,6 +150,35 @@ async def open_projects_at(conn: AsyncConnection, name: str) -> list[str]:
         .order_by(projects.c.name)
     )
     return list(await conn.scalars(query))
+
+
+async def only_copies_at(conn: AsyncConnection, name: str) -> tuple[int, int]:
+    """(blobs, bytes) that existing versions need and that are at this registry alone, not even in the depot."""
+    row = (
+        await conn.execute(
+            text(
+                """
+                with placed as (
+                    select distinct c.digest from placements l
+                      join versions v on v.id = l.version_id
+                      join closure c on c.repository_id = v.repository_id and c.root = v.digest
+                     where l.registry = :name and l.state in ('published','exposed') and not c.is_manifest)
+                select count(*), coalesce(sum(b.size), 0)::bigint from placed
+                  join blobs b on b.digest = placed.digest and b.state = 'live' and b.location is null
+                 where exists (select 1 from closure c
+                                 join versions v on v.repository_id = c.repository_id and v.digest = c.root
+                                  and v.state <> 'deleted' where c.digest = b.digest)
+                   and not exists (select 1 from closure c
+                                     join versions v on v.repository_id = c.repository_id and v.digest = c.root
+                                     join placements l on l.version_id = v.id and l.state = 'published'
+                                     join registries g on g.name = l.registry and g.kind <> 'daemon'
+                                    where c.digest = b.digest and l.registry <> :name)
+                """
+            ),
+            {"name": name},
+        )
+    ).one()
+    return int(row[0]), int(row[1])
 
 
 async def delete_registry(conn: AsyncConnection, name: str) -> bool:

@@ -304,7 +304,7 @@ async def reports_kept(conn: AsyncConnection, digests: Sequence[str]) -> list[Ma
     query = (
         select(evidence, blobs.c.location, blobs.c.size.label("report_size"))
         .join(blobs, blobs.c.digest == evidence.c.report)
-        .where(evidence.c.id.in_(newest))
+        .where(evidence.c.id.in_(newest), blobs.c.location.is_not(None))
     )
     return [dict(row) for row in (await conn.execute(query)).mappings()]
 

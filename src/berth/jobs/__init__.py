@@ -17,6 +17,7 @@ __all__ = ["JOBS", "JobContext"]
 JOBS: Final[Mapping[str, str]] = {
     "collect_garbage": "berth.jobs.collect_garbage",
     "delete_old_jobs": "berth.jobs.delete_old_jobs",
+    "evict_cache": "berth.jobs.evict_cache",
     "forget_registry_events": "berth.jobs.forget_registry_events",
     "publish_version": "berth.jobs.publish_version",
     "record_needs": "berth.jobs.record_needs",

@@ -56,7 +56,8 @@ async def remove_blob(context: JobContext, digest: str) -> int | None:
         # An upload of this digest waits for this lock, or has brought the blob back to life before we got it.
         if not await queries.still_deleting(conn, digest, location):
             return None
-        await context.store.delete(location)
+        if location is not None:
+            await context.store.delete(location)
         await queries.drop_blob(conn, digest)
     return size
 

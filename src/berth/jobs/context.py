@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from berth.adapters.stores.contract import BlobStore
     from berth.db.engine import Database
     from berth.settings import ServiceSettings
+    from berth.sync.cache.fetcher import Fetcher
     from berth.sync.places import RegistryDirectory
 
 
@@ -34,6 +35,14 @@ class JobContext:
     settings: ServiceSettings
     now: Callable[[], datetime] = utc_now
     registries: RegistryDirectory | None = None
+    fetcher: Fetcher | None = None
+
+    @property
+    def cache(self) -> Fetcher:
+        """What brings blobs of other registries into the depot; without any, it knows none."""
+        from berth.sync.cache.fetcher import Fetcher
+
+        return self.fetcher or Fetcher(self.db, self.store, remote=None, clock=self.now)
 
     @property
     def places(self) -> RegistryDirectory:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from berth.db.tables.content import blobs, closure, manifests
+from berth.db.tables.content import closure, manifests
 from berth.db.tables.evidence import evidence
 from berth.db.tables.versions import versions
 
@@ -43,14 +43,6 @@ async def manifest(conn: AsyncConnection, digest: str) -> tuple[str, bytes] | No
         await conn.execute(select(manifests.c.media_type, manifests.c.body).where(manifests.c.digest == digest))
     ).one_or_none()
     return (row.media_type, row.body) if row is not None else None
-
-
-async def locations(conn: AsyncConnection, digests: Sequence[str]) -> dict[str, str]:
-    """Where the live ones among these blobs are."""
-    rows = await conn.execute(
-        select(blobs.c.digest, blobs.c.location).where(blobs.c.digest.in_(digests), blobs.c.state == "live")
-    )
-    return {row.digest: row.location for row in rows}
 
 
 async def latest_scan(conn: AsyncConnection, digest: str, kind: str) -> Latest | None:

@@ -9,10 +9,12 @@ import structlog
 
 from berth.cleanup import queries
 from berth.jobs.context import JobContext
+from berth.sync.cache import queries as cache
 
 NAME = "remove_stale_uploads"
 QUEUE = "short"
 EVERY = "43 * * * *"
+SILENT_FETCH = timedelta(minutes=10)
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +24,8 @@ async def run(context: JobContext, **_: Any) -> None:
     age = timedelta(seconds=context.settings.upload_max_age_seconds)
     async with context.db.transaction() as conn:
         locations = await queries.drop_stale_uploads(conn, before=context.now() - age)
+        # A fetch whose process died and that nobody asked for again.
+        locations += await cache.drop_silent_fetches(conn, before=context.now() - SILENT_FETCH)
     for location in locations:
         await context.store.delete(location)
     orphans = 0
@@ -29,7 +33,7 @@ async def run(context: JobContext, **_: Any) -> None:
     if listing is not None:
         async for location in listing(age.total_seconds()):
             async with context.db.reading() as conn:
-                known = await queries.known_upload(conn, location)
+                known = await queries.known_upload(conn, location) or await cache.known_fetch(conn, location)
             if not known:
                 await context.store.delete(location)
                 orphans += 1

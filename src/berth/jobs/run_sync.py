@@ -1,16 +1,22 @@
-"""Carry out one run of a sync rule; a run whose worker died goes on where its journal ends."""
+"""Carry out one run of a sync rule, or one import; a run whose worker died goes on where its journal ends."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from berth.jobs.context import JobContext
-from berth.sync.runs import carry_out
+from berth.sync import queries, runs
+from berth.sync.importing import run as imports
 
 NAME: Final = "run_sync"
 QUEUE: Final = "publish"
 
 
 async def run(context: JobContext, *, run_id: int) -> None:
-    """Plan, then copy item by item; what went wrong stands in the run."""
-    await carry_out(context.db, context.places, run_id, now=context.now)
+    """Plan, then do item by item; what went wrong stands in the run."""
+    async with context.db.reading() as conn:
+        found = await queries.run_by_id(conn, run_id)
+    if found is not None and found.registry is not None:
+        await imports.carry_out(context.db, context.store, context.places, run_id, now=context.now)
+    else:
+        await runs.carry_out(context.db, context.places, run_id, now=context.now)

@@ -19,6 +19,8 @@ from berth.jobs.context import JobContext
 
 # A second job for the same content (a repeated push, a job that the queue ran twice) finds this and ends.
 FRESH: Final = timedelta(hours=1)
+# How much longer than a scan may take its content stays in the depot.
+STAY: Final = timedelta(minutes=5)
 log = structlog.get_logger(__name__)
 
 
@@ -31,6 +33,7 @@ async def scan_leaf(context: JobContext, scanner: Scanner, *, kind: Kind, digest
 
     Raises:
         SetupError: the depot's store keeps no local files.
+        Unavailable: its bytes are at a registry that does not give them now.
     """
     async with context.db.reading() as conn:
         latest = await queries.latest_scan(conn, digest, kind)
@@ -42,7 +45,8 @@ async def scan_leaf(context: JobContext, scanner: Scanner, *, kind: Kind, digest
             log.info("scan_skipped", digest=digest, kind=kind, reason="the manifest is gone")
             return
         media_type, body = found
-        places = await queries.locations(conn, _blobs_named(body))
+    # Content that was imported, or that has left the depot, comes in first, and stays while it is looked at.
+    places = await context.cache.hold(_blobs_named(body), for_=_scan_time(context))
     subject = Subject(digest, body, media_type, _finder(context, places))
     result = await scanner.scan(subject)
     if input_version:
@@ -59,6 +63,10 @@ async def scan_leaf(context: JobContext, scanner: Scanner, *, kind: Kind, digest
     report = await context.store.put_bytes(result.report)
     async with context.db.transaction() as conn:
         await evidence.record_scan(conn, digest=digest, result=result, report=report, now=context.now())
+
+
+def _scan_time(context: JobContext) -> timedelta:
+    return timedelta(seconds=context.settings.scan_timeout_seconds) + STAY
 
 
 def _is_fresh(context: JobContext, latest: queries.Latest, input_version: str) -> bool:

@@ -13,4 +13,4 @@ QUEUE: Final = "publish"
 
 async def run(context: JobContext, *, repository_id: int, root: str) -> None:
     """Remove its names or content, as the policy says; where that fails its placement says `exposed`."""
-    await withdraw(context.db, context.places, repository_id=repository_id, root=root, now=context.now)
+    await withdraw(context.db, context.places, context.cache, repository_id=repository_id, root=root, now=context.now)

@@ -10,11 +10,12 @@ from berth.adapters.registries.contract import RegistryFactory
 from berth.adapters.stores.contract import BlobStore
 from berth.db.engine import Database
 from berth.settings import ServiceSettings
+from berth.sync.cache.fetcher import Fetcher
 
 
 @dataclass(frozen=True)
 class Services:
-    """Database, depot, settings, the secret that signs bearer tokens, the clock (UTC), and what opens registries."""
+    """Database, depot, settings, the secret of bearer tokens, the clock (UTC), what opens registries, what fetches."""
 
     db: Database
     store: BlobStore
@@ -22,3 +23,9 @@ class Services:
     bearer_secret: bytes
     clock: Callable[[], datetime]
     registries: RegistryFactory | None = None
+    fetcher: Fetcher | None = None
+
+    @property
+    def cache(self) -> Fetcher:
+        """What brings blobs of other registries into the depot; without any, it knows none."""
+        return self.fetcher or Fetcher(self.db, self.store, remote=None, clock=self.clock)

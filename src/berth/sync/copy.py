@@ -116,6 +116,36 @@ async def copy_version(
     return await work.run(digest, tag)
 
 
+async def copy_evidence(
+    source: Registry,
+    target: Registry,
+    repository: str,
+    subjects: Sequence[str],
+    *,
+    flow: Flow,
+    journal: Journal,
+    known_tags: Collection[str] | None,
+    largest: int,
+) -> Copied:
+    """Bring what refers to these manifests, and what refers to that; nothing of more than `largest` bytes.
+
+    Raises: as `copy_version`. What the target or the bound refuses stands in the notes.
+    """
+    work = _Copy(
+        source,
+        target,
+        repository,
+        repository,
+        flow=flow,
+        journal=journal,
+        progress=lambda _: None,
+        known_tags=known_tags,
+    )
+    work.largest = largest
+    await work.bring_evidence(subjects)
+    return work.copied
+
+
 class _Copy:
     def __init__(
         self,
@@ -138,6 +168,8 @@ class _Copy:
         self.progress = progress
         self.known_tags = known_tags
         self.copied = Copied("")
+        # Of one manifest with all below it; None = whatever there is.
+        self.largest: int | None = None
         self._same_place = source is target
 
     async def run(self, digest: str, tag: str | None) -> Copied:
@@ -145,7 +177,7 @@ class _Copy:
         if tag is not None and await self._name_is_taken(tag, digest):
             tag = None
         held = await self._bring(digest)
-        await self._bring_evidence(held)
+        await self.bring_evidence(held)
         if tag is not None:
             await self._wanted()
             body, media_type = await self._root(digest)
@@ -189,6 +221,8 @@ class _Copy:
             for blob in node.manifest.blobs():
                 if blob.media_type not in types.FOREIGN_LAYER_TYPES:
                     wanted.setdefault(blob.digest, blob)
+        if self.largest is not None and sum(blob.size for blob in wanted.values()) > self.largest:
+            raise TooLarge(f"It is larger than {self.largest} bytes.")
         if isinstance(self.target, Limited):
             bodies = [Descriptor(n.manifest.media_type, n.digest, len(n.manifest.body)) for n in missing]
             self.target.check_content(self.target_repository, None, [*wanted.values(), *bodies])
@@ -308,7 +342,8 @@ class _Copy:
 
     # -- evidence
 
-    async def _bring_evidence(self, subjects: Sequence[str]) -> None:
+    async def bring_evidence(self, subjects: Sequence[str]) -> None:
+        """What refers to these manifests, and what refers to that."""
         seen = set(subjects)
         level = list(subjects)
         for _ in range(EVIDENCE_DEPTH):

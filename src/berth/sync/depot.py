@@ -6,15 +6,15 @@ scanned and judged exactly as if a client had pushed it.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection
+from contextlib import aclosing
 from datetime import datetime, timedelta
 
 from berth.adapters.registries.contract import Capabilities, Page, Stat
 from berth.adapters.stores.contract import BlobStore
-from berth.catalog import classify, record, removal
 from berth.catalog import queries as catalog
-from berth.catalog.blobs import keep_blob
+from berth.catalog import record, removal
+from berth.catalog.blobs import receive_blob
 from berth.catalog.queries import RepositoryRow
 from berth.db.engine import Database
 from berth.errors import BlobUnknown, DigestInvalid, ManifestUnknown, NameUnknown
@@ -25,8 +25,9 @@ from berth.oci import manifest as manifests
 from berth.oci import reference as references
 from berth.oci import referrers
 from berth.oci.descriptor import Descriptor
-from berth.oci.manifest import Manifest
 from berth.sync import queries
+from berth.sync.cache.fetcher import Fetcher
+from berth.sync.documents import read_documents
 from berth.sync.plan import Listed
 
 
@@ -34,6 +35,7 @@ class DepotRegistry:
     """A `Registry` over our own database and store. It sees everything; whoever offers it to people gates it.
 
     Args:
+        fetcher: brings what is at other registries only; without it that cannot be read.
         lease: how long blobs that no manifest names yet are kept from clean-up.
         principal: who is recorded as pusher.
     """
@@ -46,12 +48,14 @@ class DepotRegistry:
         store: BlobStore,
         *,
         clock: Callable[[], datetime],
+        fetcher: Fetcher | None = None,
         lease: timedelta = timedelta(days=1),
         principal: str = "berth",
     ) -> None:
         self._db = db
         self._store = store
         self._clock = clock
+        self.fetcher = fetcher or Fetcher(db, store, remote=None, clock=clock)
         self._lease = lease
         self._principal = principal
 
@@ -92,11 +96,17 @@ class DepotRegistry:
         place = await self._place(repository, digest)
         if place is None:
             raise BlobUnknown(f"{repository} has no blob {digest}.")
-        if offset < place[1]:
-            async for piece in self._store.read(place[0], start=offset, length=place[1] - offset):
+        location, size = place
+        if location is None and not offset:
+            async with aclosing(self.fetcher.stream(digest)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        elif offset < size:
+            location = location or await self.fetcher.ensure(digest)
+            async for piece in self._store.read(location, start=offset, length=size - offset):
                 yield piece
 
-    async def _place(self, repository: str, digest: str) -> tuple[str, int] | None:
+    async def _place(self, repository: str, digest: str) -> tuple[str | None, int] | None:
         async with self._db.reading() as conn:
             row = await catalog.repository(conn, repository)
             places = await catalog.linked_places(conn, row.id, [digest]) if row else {}
@@ -106,6 +116,8 @@ class DepotRegistry:
         async with self._db.transaction() as conn:
             origin = await catalog.repository(conn, source)
             if origin is None or not await catalog.lock_linked_blobs(conn, origin.id, [digest]):
+                return False
+            if await catalog.homeless(conn, [digest]):
                 return False
             target = _existing(await catalog.ensure_repository(conn, repository), repository)
             await catalog.link_blob(conn, target.id, digest)
@@ -119,35 +131,23 @@ class DepotRegistry:
         return await self._receive(repository, None, size=size, chunks=chunks)
 
     async def _receive(self, repository: str, digest: str | None, *, size: int, chunks: AsyncIterable[bytes]) -> str:
-        algorithm = "sha256" if digest is None else digests.parse(digest).algorithm
+        if digest is not None:
+            digests.parse(digest)
         async with self._db.transaction() as conn:
             target = _existing(await catalog.ensure_repository(conn, repository), repository)
-        upload_id = secrets.token_urlsafe(24)
-        location = await self._store.create_upload(upload_id)
-        try:
-            appended = await self._store.append(
-                location, upload_id=upload_id, algorithm=algorithm, offset=0, chunks=chunks
-            )
-            found = await self._store.digest_of_upload(
-                location, upload_id=upload_id, algorithm=algorithm, size=appended.size
-            )
-            if found != (digest or found) or appended.size != size or not appended.complete:
-                raise DigestInvalid(
-                    f"The pushed bytes are {found} ({appended.size} bytes), not {digest or 'a blob'} ({size} bytes)."
-                )
-            async with self._db.transaction() as conn:
-                await keep_blob(
-                    conn,
-                    self._store,
-                    repository_id=target.id,
-                    digest=found,
-                    location=location,
-                    size=size,
-                    now=self._clock(),
-                    lease=self._lease,
-                )
-        finally:
-            await self._store.delete(location)
+        found = await receive_blob(
+            self._db,
+            self._store,
+            repository_id=target.id,
+            digest=digest,
+            chunks=chunks,
+            now=self._clock(),
+            lease=self._lease,
+            size=size,
+        )
+        if found is None:
+            called = digest or "the blob"
+            raise DigestInvalid(f"The bytes of {called} broke off.", hint="Nothing was stored; send the blob again.")
         return found
 
     async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
@@ -158,13 +158,16 @@ class DepotRegistry:
             raise DigestInvalid(f"The manifest is {digest}, not {reference}.")
         if not by_digest:
             references.check_tag(reference)
-        documents = await self._documents(repository, manifest, None if by_digest else reference)
+        tag = None if by_digest else reference
+        documents = await read_documents(
+            self._db, self._store, self.fetcher, repository=repository, manifest=manifest, tags=[tag]
+        )
         async with self._db.transaction() as conn:
             target = _existing(await catalog.ensure_repository(conn, repository), repository)
             receipt = await record.put_manifest(
                 conn,
                 repository=target,
-                tag=None if by_digest else reference,
+                tag=tag,
                 manifest=manifest,
                 digest=digest,
                 documents=documents,
@@ -180,17 +183,6 @@ class DepotRegistry:
                 now=self._clock(),
             )
         return digest
-
-    async def _documents(self, repository: str, manifest: Manifest, tag: str | None) -> dict[str, bytes]:
-        wanted = classify.documents_wanted(manifest, tag)
-        async with self._db.reading() as conn:
-            row = await catalog.repository(conn, repository)
-            places = await catalog.linked_places(conn, row.id, wanted) if row and wanted else {}
-        return {
-            digest: await self._store.read_all(location, limit=classify.EVIDENCE_LIMIT)
-            for digest, (location, size) in places.items()
-            if size <= classify.EVIDENCE_LIMIT
-        }
 
     async def delete_tag(self, repository: str, tag: str) -> bool:
         async with self._db.transaction() as conn:

@@ -51,7 +51,7 @@ async def compared(
         known=names,
     )
     if terms.only_admitted and judge is not None and not isinstance(source, DepotRegistry):
-        ours = await _each(ours, lambda listed: _judged(judge, listed))
+        ours = await each(ours, lambda listed: _judged(judge, listed))
     if isinstance(source, Repacking) or isinstance(target, Repacking):
         return await matched(terms, source, target, ours, theirs)
     return await _with_evidence(terms, source, target, ours, theirs)
@@ -120,7 +120,7 @@ async def _tags_of(terms: Terms, place: Registry, repository: str, *, source: bo
         stat = await place.stat(repository, tag)
         return None if stat is None else Listed(repository, tag, stat.digest)
 
-    found = [listed for listed in await _each(wanted, look) if listed is not None]
+    found = [listed for listed in await each(wanted, look) if listed is not None]
     if not source:
         return found
     by_digest: dict[str, set[str]] = {}
@@ -128,7 +128,7 @@ async def _tags_of(terms: Terms, place: Registry, repository: str, *, source: bo
         by_digest.setdefault(listed.digest, set()).add(listed.tag)
     found = [replace(listed, aliases=frozenset(by_digest[listed.digest] - {listed.tag})) for listed in found]
     if terms.labels:
-        found = await _each(found, lambda listed: _labelled(place, listed))
+        found = await each(found, lambda listed: _labelled(place, listed))
     return found
 
 
@@ -164,7 +164,7 @@ async def _with_evidence(
             return listed, held
         return listed, replace(held, evidence=await _held(target, held.repository, listed.evidence))
 
-    pairs = await _each(ours, look)
+    pairs = await each(ours, look)
     for _, held in pairs:
         if held is not None:
             there[(held.repository, held.tag)] = held
@@ -197,7 +197,7 @@ async def _held(place: Registry, repository: str, wanted: frozenset[str]) -> fro
     return frozenset(found)
 
 
-async def _each(items: Sequence[T], do: Callable[[T], Awaitable[R]]) -> list[R]:
+async def each(items: Sequence[T], do: Callable[[T], Awaitable[R]]) -> list[R]:
     """`do` for every item, a few at once, in order."""
     results: list[R | None] = [None] * len(items)
     waiting = iter(enumerate(items))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -11,14 +11,13 @@ from berth.adapters.registries.contract import Registry
 from berth.adapters.stores.contract import BlobStore
 from berth.db.engine import Database
 from berth.errors import Forbidden, InvalidInput, NotFound
+from berth.sync.cache.fetcher import Fetcher
+from berth.sync.cache.opened import Opener
 from berth.sync.depot import DepotRegistry
 from berth.sync.rules import DEPOT, FOLDER
 
 # Who is recorded as pusher of what a rule brings in.
 PRINCIPAL: Final = "sync"
-
-# Opens a registry of the table by its name; None when there is none of that name.
-Opener = Callable[[str], Awaitable[Registry | None]]
 
 
 class RegistryDirectory(Protocol):
@@ -34,6 +33,7 @@ class Places:
 
     Args:
         remote: opens those of the table; without it there is only the depot.
+        fetcher: brings what the depot lacks of its content; default: one of its own.
         folder: opens `folder:/path`. Left out wherever somebody else than the machine's administrator chooses the
             name, or a maintainer could read and write any folder of the machine.
     """
@@ -46,16 +46,18 @@ class Places:
         clock: Callable[[], datetime],
         remote: Opener | None = None,
         folder: Callable[[Path], Registry] | None = None,
+        fetcher: Fetcher | None = None,
     ) -> None:
         self._db = db
         self._store = store
         self._clock = clock
         self._remote = remote
         self._folder = folder
+        self.fetcher = fetcher or Fetcher(db, store, remote=remote, clock=clock)
 
     async def open(self, name: str) -> Registry:
         if name == DEPOT:
-            return DepotRegistry(self._db, self._store, clock=self._clock, principal=PRINCIPAL)
+            return DepotRegistry(self._db, self._store, clock=self._clock, fetcher=self.fetcher, principal=PRINCIPAL)
         if name.startswith(FOLDER):
             return self._open_folder(name)
         found = None if self._remote is None else await self._remote(name)

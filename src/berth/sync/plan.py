@@ -16,7 +16,7 @@ from typing import Final, Literal
 from berth.errors import VersionInvalid
 from berth.oci.version import SemVer, from_tag, is_version_tag, matches
 
-Action = Literal["copy", "skip", "conflict", "prune"]
+Action = Literal["copy", "skip", "conflict", "prune", "import"]
 Direction = Literal["push", "pull", "mirror"]
 DeletePolicy = Literal["never", "untag", "delete"]
 

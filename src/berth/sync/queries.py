@@ -247,11 +247,13 @@ async def set_next_run(conn: AsyncConnection, rule_id: int, at: datetime) -> Non
 
 @dataclass(frozen=True)
 class Run:
-    """One run or plan of a rule, with what its items add up to."""
+    """One run or plan of a rule, or an import from a registry, with what its items add up to."""
 
     id: int
-    rule_id: int
+    rule_id: int | None
     rule: str
+    registry: str | None
+    terms: Mapping[str, Any]
     owner: str | None
     kind: str
     state: str
@@ -288,13 +290,15 @@ class ItemRow:
 
 
 _RUNS = """
-    select s.id, s.rule_id, u.name as rule, p.name as owner, s.kind, s.state, s.planned, s.cancel_requested, s.attempts,
+    select s.id, s.rule_id, coalesce(u.name, 'import of ' || s.registry) as rule, s.registry, s.terms,
+           p.name as owner, s.kind, s.state, s.planned, s.cancel_requested, s.attempts,
            s.error, s.started_by, s.created_at, s.started_at, s.finished_at,
            coalesce((select sum(i.bytes) from sync_items i where i.run_id = s.id), 0)::bigint as bytes_transferred,
            coalesce((select jsonb_object_agg(c.word, c.count) from (
                select coalesce(nullif(i.state, 'planned'), i.action) as word, count(*) as count
                  from sync_items i where i.run_id = s.id group by 1) c), '{}') as counts
-      from sync_runs s join sync_rules u on u.id = s.rule_id left join projects p on p.id = u.project_id
+      from sync_runs s left join sync_rules u on u.id = s.rule_id
+      left join projects p on p.id = coalesce(u.project_id, s.project_id)
 """
 
 
@@ -388,7 +392,9 @@ async def write_plan(conn: AsyncConnection, run_id: int, items: Sequence[Item]) 
 
 
 def _first_state(item: Item) -> str:
-    return "conflict" if item.action == "conflict" else "planned" if item.action in ("copy", "prune") else "done"
+    if item.action == "conflict":
+        return "conflict"
+    return "done" if item.action == "skip" else "planned"
 
 
 async def items_of(

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from berth.adapters.registries.contract import Registry, Repacking
 from berth.db import queue
 from berth.db.engine import Database
-from berth.errors import BerthError, Conflict, Unavailable
+from berth.errors import BerthError, Conflict
 from berth.sync import queries
 from berth.sync.copy import again
 from berth.sync.depot import DepotRegistry
@@ -31,12 +31,10 @@ from berth.sync.publishing import record
 from berth.sync.publishing.publish import held_back
 from berth.sync.queries import ItemRow
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
+from berth.sync.underway import ItemJournal, Underway, begin
 
-BEAT_SECONDS: Final = 2.0
 # Models that are copied side by side; the versions of one come one after the other, lowest first.
 MODELS_AT_ONCE: Final = 3
-# A run that took so many workers down with it is given up.
-MAX_ATTEMPTS: Final = 8
 log = structlog.get_logger(__name__)
 
 
@@ -52,34 +50,16 @@ async def carry_out(
 
     The outcome, failures included, is in the run's row and its items; only the database's own failures are raised.
     """
-    async with db.transaction() as conn:
-        run = await queries.run_by_id(conn, run_id)
+    run = await begin(db, run_id, now=now)
+    async with db.reading() as conn:
         rule = await queries.rule_of_run(conn, run_id)
-        if run is None or rule is None or run.state not in ("queued", "running"):
-            return
-        if run.cancel_requested or run.attempts >= MAX_ATTEMPTS:
-            state, error = ("cancelled", None) if run.cancel_requested else ("failed", "It was interrupted too often.")
-            await queries.close_items(conn, run_id, error="The run ended before its turn.")
-            await queries.end_run(conn, run_id, state=state, error=error, now=now())
-            return
-        await queries.begin_run(conn, run_id, now=now())
-    work = _Run(db, rule, run_id, now=now, sleep=sleep)
-    watch = asyncio.create_task(work.watch())
-    error = None
-    try:
-        await work.carry_out(places, planned=run.planned, only_plan=run.kind == "plan")
-    except Cancelled:
-        pass
-    except BerthError as failure:
-        error = str(failure)
-        log.warning("sync_failed", rule=rule.name, run=run_id, code=failure.code, message=failure.message)
-    finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
-    await work.finish(error)
+    if run is None or rule is None:
+        return
+    work = _Run(db, rule, run.id, now=now, sleep=sleep)
+    await work.through(lambda: work.carry_out(places, planned=run.planned, only_plan=run.kind == "plan"))
 
 
-class _Run:
+class _Run(Underway):
     def __init__(
         self,
         db: Database,
@@ -89,23 +69,10 @@ class _Run:
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        self._db = db
+        super().__init__(db, run_id, now=now)
         self._rule = rule
-        self._run_id = run_id
-        self._now = now
         self._terms: Terms = read_terms(rule.terms, project=rule.project)
         self._flow = Flow(limits_of(rule.terms), sleep=sleep)
-        self.stopped = False
-
-    async def watch(self) -> None:
-        """Says that the run lives, and notices that it is to stop."""
-        while not self.stopped:
-            try:
-                async with self._db.transaction() as conn:
-                    self.stopped = await queries.beat(conn, self._run_id, now=self._now())
-            except Unavailable:
-                pass  # it comes back, or the work itself notices
-            await asyncio.sleep(BEAT_SECONDS)
 
     async def carry_out(self, places: RegistryDirectory, *, planned: bool, only_plan: bool) -> None:
         source = await places.open(self._rule.source)
@@ -170,7 +137,7 @@ class _Run:
                 raise Cancelled("The run was stopped.")
             if broken and self._terms.only_higher and item.action == "copy":
                 # Were it to arrive, the one that failed would never be higher again.
-                await self._settle(item, "cancelled", "An earlier version failed; both come with the next run.")
+                await self.settle(item, "cancelled", "An earlier version failed; both come with the next run.")
                 continue
             broken |= not await self._execute_item(source, target, item, tags)
 
@@ -178,7 +145,7 @@ class _Run:
         """True unless it failed."""
         window = self._terms.window
         if window is not None and not window.holds(self._now()):
-            await self._settle(item, "cancelled", "The hours of the rule are over; the next run goes on.")
+            await self.settle(item, "cancelled", "The hours of the rule are over; the next run goes on.")
             return True
         try:
             if item.action == "prune":
@@ -188,16 +155,16 @@ class _Run:
         except Cancelled:
             raise
         except Conflict as error:
-            await self._settle(item, "conflict", str(error))
+            await self.settle(item, "conflict", str(error))
         except BerthError as error:
-            await self._settle(item, "failed", str(error))
+            await self.settle(item, "failed", str(error))
             return False
         return True
 
     async def _copy(self, source: Registry, target: Registry, item: ItemRow, tags: list[str] | None) -> None:
         digest = item.digest or ""
         if isinstance(source, DepotRegistry) and not await source.admitted(item.source_repository, digest):
-            await self._settle(item, "cancelled", "The gate no longer lets it out.")
+            await self.settle(item, "cancelled", "The gate no longer lets it out.")
             return
         if isinstance(source, DepotRegistry) and (wait := await self._held_back()) is not None:
             await self._settle(item, "cancelled", wait)
@@ -212,7 +179,7 @@ class _Run:
             digest,
             item.tag,
             flow=self._flow,
-            journal=_ItemJournal(self, item.id),
+            journal=ItemJournal(self, item.id),
             known_tags=tags,
         )
         async with self._db.transaction() as conn:
@@ -256,45 +223,6 @@ class _Run:
                 if stat is not None and stat.digest == item.target_digest:
                     return True
         return False
-
-    async def _settle(self, item: ItemRow, state: str, error: str) -> None:
-        async with self._db.transaction() as conn:
-            await queries.set_item(conn, item.id, state=state, error=error)
-
-    async def sent(self, item_id: int, size: int) -> None:
-        async with self._db.transaction() as conn:
-            await queries.item_sent(conn, item_id, size)
-
-    async def finish(self, error: str | None) -> None:
-        async with self._db.transaction() as conn:
-            if error is not None:
-                state = "failed"
-            elif self.stopped:
-                state = "cancelled"
-            else:
-                state = "failed" if await queries.has_failures(conn, self._run_id) else "succeeded"
-            if state != "succeeded":
-                await self._close_items(conn)
-            await queries.end_run(conn, self._run_id, state=state, error=error, now=self._now())
-
-    async def _close_items(self, conn: AsyncConnection) -> None:
-        run = await queries.run_by_id(conn, self._run_id)
-        if run is not None and run.kind == "run":
-            await queries.close_items(conn, self._run_id, error="The run ended before its turn.")
-
-
-class _ItemJournal:
-    """The journal of one item (sync/flow.py)."""
-
-    def __init__(self, run: _Run, item_id: int) -> None:
-        self._run = run
-        self._item_id = item_id
-
-    async def wanted(self) -> bool:
-        return not self._run.stopped
-
-    async def sent(self, digest: str, size: int) -> None:
-        await self._run.sent(self._item_id, size)
 
 
 async def start(conn: AsyncConnection, rule: Rule, *, kind: str, by: str) -> int:

@@ -7,7 +7,7 @@ hashing happen in the store's own executor.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,12 +38,20 @@ class BlobStore(Protocol):
         ...
 
     async def append(
-        self, location: str, *, upload_id: str, algorithm: str, offset: int, chunks: AsyncIterable[bytes]
+        self,
+        location: str,
+        *,
+        upload_id: str,
+        algorithm: str,
+        offset: int,
+        chunks: AsyncIterable[bytes],
+        written: Callable[[int], None] | None = None,
     ) -> Appended:
         """Write `chunks` from byte `offset` on (what lies beyond is cut off), hash on the way, make them durable.
 
         `chunks` raises ConnectionError when the sender goes away mid-body: the call then ends with `complete=False`,
         and what arrived is durable and counted. Raises Conflict while another process or request writes to it.
+        `written` is told the upload's size whenever more of it can be read, for those who read along.
         """
         ...
 

@@ -88,7 +88,14 @@ class FileStore:
         return location
 
     async def append(
-        self, location: str, *, upload_id: str, algorithm: str, offset: int, chunks: AsyncIterable[bytes]
+        self,
+        location: str,
+        *,
+        upload_id: str,
+        algorithm: str,
+        offset: int,
+        chunks: AsyncIterable[bytes],
+        written: Callable[[int], None] | None = None,
     ) -> Appended:
         path = self.root / location
 
@@ -114,7 +121,9 @@ class FileStore:
         size = offset
         try:
             async with self._budget.transfer() as share:
-                complete, size = await self._pump(descriptor, chunks, hasher=hasher, size=size, share=share)
+                complete, size = await self._pump(
+                    descriptor, chunks, hasher=hasher, size=size, share=share, written=written
+                )
             await self._run(os.fsync, descriptor)
         except StorageFull:
             # Give the space back at once: others may be waiting for it, and this upload cannot go on anyway.
@@ -135,6 +144,7 @@ class FileStore:
         hasher: Any,  # hashlib's object type has no public name
         size: int,
         share: Callable[[], int],
+        written: Callable[[int], None] | None,
     ) -> tuple[bool, int]:
         """Write and hash batches while the next one arrives; returns (sender finished, bytes in the file)."""
         loop = asyncio.get_running_loop()
@@ -154,6 +164,8 @@ class FileStore:
             size += batched
             unsynced += batched
             writing = loop.run_in_executor(self._executor, _write_and_hash, descriptor, batch, hasher)
+            if written is not None:
+                writing.add_done_callback(_reporting(written, size))
             batch, batched = [], 0
             if unsynced >= WRITEBACK_EVERY and (writeback is None or writeback.done()):
                 if writeback is not None:
@@ -166,7 +178,9 @@ class FileStore:
                 async for chunk in chunks:
                     batch.append(chunk)
                     batched += len(chunk)
-                    if batched >= share():
+                    # Somebody who reads along waits for bytes, not for batches: whatever is there is written at once.
+                    idle = written is not None and (writing is None or writing.done())
+                    if idle or batched >= share():
                         await flush()
                 complete = True
             except ConnectionError:
@@ -324,6 +338,14 @@ def _read_piece(path: Path, start: int, length: int) -> bytes:
     if len(piece) < length:
         raise Unavailable("The depot's copy of this blob is shorter than recorded.")
     return piece
+
+
+def _reporting(written: Callable[[int], None], size: int) -> Callable[[asyncio.Future[None]], None]:
+    def report(writing: asyncio.Future[None]) -> None:
+        if not writing.cancelled() and writing.exception() is None:
+            written(size)
+
+    return report
 
 
 def _write_and_hash(descriptor: int, batch: list[bytes], hasher: Any) -> None:

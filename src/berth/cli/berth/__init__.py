@@ -120,6 +120,7 @@ COMMANDS = Branch(
                 "hook": Leaf(f"{_HERE}.registry_events:hook", "Let a registry tell us of pushes and deletions."),
                 "unhook": Leaf(f"{_HERE}.registry_events:unhook", "Take no more deliveries of a registry."),
                 "events": Leaf(f"{_HERE}.registry_events:events", "List what a registry told us."),
+                "import": Leaf(f"{_HERE}.registry:import_", "Catalogue what already lives in a registry."),
             },
         ),
         "sync": Branch(

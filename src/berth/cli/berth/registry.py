@@ -10,7 +10,9 @@ import typer
 
 from berth.cli.output import Format, Output, OutputOption
 from berth.client import Berth
-from berth.errors import InvalidInput
+from berth.errors import InvalidInput, RemoteError
+
+_IMPORTED = ["action", "source_repository", "tag", "digest", "state", "code", "reason"]
 
 Name = Annotated[str, typer.Argument(help="Name of the registry here.")]
 
@@ -133,6 +135,43 @@ def probe(
     if not out.json:
         for note in notes:
             out.note(f"note: {note}")
+
+
+def import_(
+    name: Name,
+    project: Annotated[str | None, typer.Option("--project", help="Only this project's models.")] = None,
+    repository: Annotated[str | None, typer.Option("--repository", help="Glob over project/model.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become known; change nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait at most.")] = 3600,
+    output: OutputOption = Format.text,
+) -> None:
+    """Catalogue what already lives in a registry; no layer is moved.
+
+    Tags that are semantic versions of project/model become versions here, with their signatures. They are scanned here
+    and refused until then. Example: berth registry import hub --project vision --dry-run
+    """
+    out = Output(output)
+    with Berth.from_settings() as berth:
+        started = berth.registries.import_(name, project=project, repository=repository, dry_run=dry_run)
+        number = int(started["id"])
+        if not (wait or dry_run):
+            out.result(started, f"Import {number} from {name} has started.")
+            out.step(f"See how far it is: berth sync status --run {number}")
+            return
+        ended = berth.sync.wait(number, timeout=timeout)
+        items = berth.sync.items(number)
+    if out.json:
+        out.result({**ended, "items": items})
+    else:
+        out.table(items, _IMPORTED, empty=f"{name} holds no model in that scope.")
+        counts = ", ".join(f"{count} {word}" for word, count in sorted(ended["counts"].items())) or "nothing to do"
+        out.note(f"{ended['state']}: {counts}; {ended['bytes_transferred']} bytes of small documents fetched.")
+    if ended["state"] != "succeeded":
+        raise RemoteError(
+            f"Import {number} from {name} has {ended['state']}{': ' + ended['error'] if ended.get('error') else '.'}",
+            hint=f"berth sync status --run {number} shows every item.",
+        )
 
 
 def _password() -> str:

@@ -18,24 +18,48 @@ def where(
 ) -> None:
     """Print the address that runs or pulls a version: `docker pull $(xumi where ml/demo:production)`.
 
-    It names the digest, so it means the same bytes for ever, whatever the alias points at later. Other registries that
-    hold the version are named besides, with the state of the copy there.
+    It names the digest, so it means the same bytes for ever, whatever the alias points at later. Below it: how much of
+    the version the depot holds, the other registries that hold it, and which of them is asked for what is not here.
     """
     address, _ = parse_version(ref, default="latest")
     with Berth.from_settings() as berth:
         version = berth.versions.show(ref)
         repository = f"{berth.host}/{address.repository}"
-        placements = berth.versions.placements(f"{address.repository}:{version['version']}")
+        exact = f"{address.repository}:{version['version']}"
+        placements = berth.versions.placements(exact)
+        found = berth.versions.where(exact)
     facts: dict[str, Any] = {
         "reference": f"{repository}@{version['digest']}",
         "digest": version["digest"],
         "version": version.get("version"),
         "tagged": f"{repository}:{to_tag(version['version'])}" if version.get("version") else None,
         "placements": placements,
+        **found,
     }
     out = Output(output)
     out.result(facts, facts["reference"])
-    if not out.json:
-        for place in placements:
-            told = f": {place['error']}" if place["error"] else ""
-            out.note(f"{place['state']} at {place['registry']} as {place['repository']}{told}")
+    if out.json:
+        return
+    depot = found["depot"]
+    out.note(
+        f"{depot['state']}: {depot['bytes_here']} of {depot['bytes']} bytes are in the depot "
+        f"({depot['blobs_here']} of {depot['blobs']} blobs)."
+    )
+    health = {(place["registry"], place["repository"]): place for place in found["registries"]}
+    for place in placements:
+        told = f": {place['error']}" if place["error"] else ""
+        state = health.get((place["registry"], place["repository"]), {})
+        out.note(f"{place['state']} at {place['registry']} as {place['repository']}{_health(state)}{told}")
+    if found["next"] and depot["blobs_here"] < depot["blobs"]:
+        out.note(f"{found['next']} is asked first for the rest.")
+
+
+def _health(place: dict[str, Any]) -> str:
+    words = ["found there"] if place.get("found") else []
+    if not place.get("healthy", True):
+        words.append(f"left alone for {place['retry_in']:g} s")
+    if not place.get("trusted", True):
+        words.append("it sent wrong bytes lately")
+    if place.get("latency_ms") is not None:
+        words.append(f"{place['latency_ms']:g} ms")
+    return f" ({', '.join(words)})" if words else ""

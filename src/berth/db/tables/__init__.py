@@ -6,6 +6,7 @@ from berth.db.tables.audit import audit, installation
 from berth.db.tables.content import (
     blobs,
     closure,
+    fetches,
     manifests,
     repositories,
     repository_blobs,
@@ -31,6 +32,7 @@ __all__ = [
     "blobs",
     "closure",
     "evidence",
+    "fetches",
     "installation",
     "manifests",
     "memberships",

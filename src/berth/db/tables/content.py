@@ -21,20 +21,35 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from berth.db.tables.metadata import metadata
 
-# A blob in the depot. `location` is the database's fact, never derived from the digest at read time.
+# A blob of our repositories. `location` is the database's fact, never derived from the digest at read time; null: its
+# bytes are not in the depot, but at the registries where versions that hold it are placed.
 blobs = Table(
     "blobs",
     metadata,
     Column("digest", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
-    Column("location", Text, nullable=False),
+    Column("location", Text),
     Column("state", Text, nullable=False, server_default=text("'live'")),
     # Nothing is collected before this instant: HEAD by a pusher, mount and upload renew it.
     Column("lease_until", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # When it was last read, renewed at most once an hour: what was not read for longest leaves the depot first.
+    Column("read_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("state in ('live','deleting')", name="state"),
     Index("ix_blobs_lease", "lease_until"),
     Index("ix_blobs_location", "location"),
+    Index("ix_blobs_read", "read_at", postgresql_where=text("location is not null")),
+)
+
+# Blobs that are being fetched from a registry, and how far. A holder that falls silent loses the fetch to the next.
+fetches = Table(
+    "fetches",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("location", Text, nullable=False),  # of the growing upload in the depot's store
+    Column("received", BigInteger, nullable=False, server_default=text("0")),
+    Column("until", DateTime(timezone=True), nullable=False),
 )
 
 repositories = Table(

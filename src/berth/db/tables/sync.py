@@ -55,8 +55,13 @@ sync_runs = Table(
     "sync_runs",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
-    Column("rule_id", BigInteger, ForeignKey("sync_rules.id", ondelete="CASCADE"), nullable=False),
-    Column("kind", Text, nullable=False),  # run | plan: a plan writes nothing anywhere but here
+    Column("rule_id", BigInteger, ForeignKey("sync_rules.id", ondelete="CASCADE")),
+    # run | plan of a rule, import | import-plan of a registry: a plan writes nothing anywhere but here
+    Column("kind", Text, nullable=False),
+    # An import has no rule: the registry it looks through, the project it is confined to, and its filters.
+    Column("registry", Text),
+    Column("project_id", BigInteger, ForeignKey("projects.id", ondelete="CASCADE")),
+    Column("terms", JSONB, nullable=False, server_default=text("'{}'")),
     Column("state", Text, nullable=False, server_default=text("'queued'")),
     Column("planned", Boolean, nullable=False, server_default=text("false")),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
@@ -68,7 +73,8 @@ sync_runs = Table(
     Column("beat_at", DateTime(timezone=True)),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
-    CheckConstraint("kind in ('run','plan')", name="kind"),
+    CheckConstraint("kind in ('run','plan','import','import-plan')", name="kind"),
+    CheckConstraint("(rule_id is null) <> (registry is null)", name="subject"),
     CheckConstraint("state in ('queued','running','succeeded','failed','cancelled')", name="state"),
     Index("ix_sync_runs_rule", "rule_id", "id"),
     # Two runs of one rule at once would send everything twice.
@@ -77,6 +83,12 @@ sync_runs = Table(
         "rule_id",
         unique=True,
         postgresql_where=text("kind = 'run' and state in ('queued','running')"),
+    ),
+    Index(
+        "uq_sync_runs_importing",
+        "registry",
+        unique=True,
+        postgresql_where=text("kind = 'import' and state in ('queued','running')"),
     ),
 )
 
@@ -101,7 +113,7 @@ sync_items = Table(
     Column("error", Text),
     Column("notes", JSONB, nullable=False, server_default=text("'[]'")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    CheckConstraint("action in ('copy','skip','conflict','prune')", name="action"),
+    CheckConstraint("action in ('copy','skip','conflict','prune','import')", name="action"),
     CheckConstraint("state in ('planned','running','done','failed','conflict','cancelled')", name="state"),
     Index("ix_sync_items_run", "run_id", "id"),
 )
@@ -117,6 +129,8 @@ placements = Table(
     # exposed = denied here, but still to be had there
     Column("state", Text, nullable=False, server_default=text("'pending'")),
     Column("error", Text),
+    # It was there before us (an import). What we did not bring there we do not take away.
+    Column("found", Boolean, nullable=False, server_default=text("false")),
     Column("bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),

@@ -125,7 +125,7 @@ async def untrust(request: Request, project: str, name: str) -> Response:
 
 async def _read_blob(call: Call, digest: str) -> bytes | None:
     place = (await catalog_queries.blob_places(call.conn, [digest])).get(digest)
-    if place is None:
+    if place is None or place[0] is None:
         return None
     try:
         return await call.services.store.read_all(place[0], limit=_PAYLOAD_LIMIT)

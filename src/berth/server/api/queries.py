@@ -320,7 +320,11 @@ async def report_place(conn: AsyncConnection, repository_id: int, root: str, *, 
     query = (
         select(blobs.c.digest, blobs.c.location, blobs.c.size, evidence.c.report_media_type)
         .select_from(evidence.join(blobs, and_(blobs.c.digest == evidence.c.report, blobs.c.state == "live")))
-        .where(evidence.c.id == evidence_id, evidence.c.digest.in_(_below(repository_id, root)))
+        .where(
+            evidence.c.id == evidence_id,
+            evidence.c.digest.in_(_below(repository_id, root)),
+            blobs.c.location.is_not(None),
+        )
     )
     row = (await conn.execute(query)).one_or_none()
     if row is None:

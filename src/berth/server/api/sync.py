@@ -98,11 +98,14 @@ class SyncRulePage(BaseModel):
 
 
 class SyncRun(BaseModel):
-    """`counts`: items by outcome, those that are left to do by action. A plan writes nothing but its items."""
+    """`counts`: items by outcome, those that are left to do by action. A plan writes nothing but its items.
+
+    An import from a registry is a run too, of no rule: `rule` then says which registry.
+    """
 
     id: int
     rule: str
-    kind: Literal["run", "plan"]
+    kind: Literal["run", "plan", "import", "import-plan"]
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     cancel_requested: bool
     bytes_transferred: int
@@ -121,7 +124,7 @@ class SyncRunPage(BaseModel):
 
 class SyncItem(BaseModel):
     id: int
-    action: Literal["copy", "skip", "conflict", "prune"]
+    action: Literal["copy", "skip", "conflict", "prune", "import"]
     source_repository: str
     target_repository: str
     tag: str
@@ -261,14 +264,14 @@ async def history(request: Request, rule: str, limit: Limit = PAGE, after: After
         row = await _rule(call, rule, "model.read")
         found = await queries.list_runs(call.conn, row.id, before=after_id(after), limit=limit)
         return SyncRunPage(
-            items=[_run_shown(run) for run in found], next=str(found[-1].id) if len(found) == limit else None
+            items=[run_shown(run) for run in found], next=str(found[-1].id) if len(found) == limit else None
         )
 
 
 @router.get(_RUN, **operation("self.browse", "showSyncRun", "Show a run or a plan"))
 async def show_run(request: Request, run_id: str) -> SyncRun:
     async with acting(request) as call:
-        return _run_shown(await _run(call, run_id, "model.read"))
+        return run_shown(await _run(call, run_id, "model.read"))
 
 
 @router.get(_RUN + "/items", **operation("self.browse", "listSyncItems", "List what a run or a plan consists of"))
@@ -295,7 +298,7 @@ async def cancel(request: Request, run_id: str) -> SyncRun:
         if run.state in ("queued", "running"):
             await queries.request_cancel(call.conn, run.id)
             await _record(call, run.rule, run.owner, {"run": run.id, "cancelled": True})
-        return _run_shown(await _run(call, run_id, "model.read"))
+        return run_shown(await _run(call, run_id, "model.read"))
 
 
 @router.get(
@@ -326,7 +329,7 @@ async def _start(request: Request, name: str, *, kind: str) -> SyncRun:
         row = await _rule(call, name, "project.configure")
         run_id = await runs.start(call.conn, row, kind=kind, by=call.who)
         await _record(call, name, row.owner, {"run": run_id, "kind": kind})
-        return _run_shown(await _run(call, str(run_id), "model.read"))
+        return run_shown(await _run(call, str(run_id), "model.read"))
 
 
 def _owner(body: NewSyncRule) -> str | None:
@@ -385,7 +388,8 @@ def _shown(row: Rule) -> SyncRule:
     return SyncRule(**{name: fields[name] for name in SyncRule.model_fields})
 
 
-def _run_shown(row: Run) -> SyncRun:
+def run_shown(row: Run) -> SyncRun:
+    """A run as the API shows it."""
     fields = asdict(row)
     return SyncRun(**{name: fields[name] for name in SyncRun.model_fields})
 

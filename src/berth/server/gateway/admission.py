@@ -7,7 +7,7 @@ that ran out is decided again, evidence rides on its subject, and quarantine ope
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -58,6 +58,10 @@ async def permit_blob(
     if facts.admitted or (facts.open_project and not facts.versioned):
         return Leave()
     project = _project(repository)
+    insider = documents and decide(actor, "quarantine.manifest.read", project).allowed
+    if facts.location is None and insider and facts.size <= CONFIG_LIMIT:
+        # Whether it is a document is seen from its bytes, and they must not come while a transaction is open.
+        facts = replace(facts, location=await exchange.services.cache.ensure(facts.digest))
     async with exchange.services.db.transaction() as conn:
         admitted, reasons = await _ask(exchange, conn, facts.repository_id, facts.digest)
         subjects = await queries.evidence_subjects(conn, facts.repository_id, facts.digest)
@@ -79,7 +83,6 @@ async def permit_blob(
                 detail={},
             )
             return Leave(quarantined=True)
-        insider = documents and decide(actor, "quarantine.manifest.read", project).allowed
         if insider and (subjects or await _is_config(exchange, conn, facts)):
             return Leave(quarantined=True)
     raise await _denied(exchange, actor, repository, facts.digest, reasons)
@@ -106,7 +109,7 @@ async def _ask(
 
 async def _is_config(exchange: Exchange, conn: AsyncConnection, facts: BlobFacts) -> bool:
     """True for a small JSON document that manifests here name as config and none names as layer."""
-    if facts.size > CONFIG_LIMIT:
+    if facts.size > CONFIG_LIMIT or facts.location is None:
         return False
     bodies = await queries.direct_holders(conn, facts.repository_id, facts.digest, limit=MAX_HOLDERS + 1)
     if not bodies or len(bodies) > MAX_HOLDERS:

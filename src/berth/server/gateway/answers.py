@@ -24,7 +24,7 @@ async def render_error(exchange: Exchange, error: BerthError) -> None:
     if isinstance(error, RangeInvalid):
         headers.update({k: str(v) for k, v in error.detail.get("headers", {}).items()})
     if isinstance(error, TooManyRequests | Unavailable):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(error.detail.get("retry_after", 1))
     if isinstance(error, StorageFull):
         headers["Connection"] = "close"
     if isinstance(error, Denied):

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import timedelta
+from typing import Final
 
+from berth import telemetry
 from berth.access import audit
 from berth.access.decide import ANONYMOUS, decide
 from berth.catalog import queries as catalog
 from berth.catalog import removal
 from berth.errors import BlobUnknown, RangeInvalid, Unsupported
 from berth.server.gateway import queries
-from berth.server.gateway.admission import permit_blob
+from berth.server.gateway.admission import Leave, permit_blob
 from berth.server.gateway.authenticate import actor_of, known, lookup_of, require, unknown_name
 from berth.server.gateway.exchange import Exchange
+from berth.server.gateway.queries import BlobFacts
+from berth.sync.cache import queries as fetches
+
+# That a blob was read is written down at most so often.
+READ_AGAIN: Final = timedelta(hours=1)
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -50,10 +59,13 @@ async def _read(exchange: Exchange) -> None:
         "ETag": f'"{digest}"',
         "Cache-Control": "private, max-age=0, must-revalidate",
     }
+    leave = Leave()
     if pushing:
         # A pusher who learns that the blob is here will not send it: it must stay until the manifest arrives.
         lease = timedelta(seconds=exchange.services.settings.blob_lease_seconds)
         async with exchange.services.db.transaction() as conn:
+            if facts.location is None and await catalog.homeless(conn, [digest]):
+                raise BlobUnknown(f"{name} has lost {digest}.", hint="Push it again.")
             await catalog.renew_lease(conn, digest, now + lease, unless_after=now + lease / 2)
     else:
         leave = await permit_blob(exchange, actor, name, facts)
@@ -69,14 +81,59 @@ async def _read(exchange: Exchange) -> None:
         await exchange.start(status, headers)
         await exchange.end()
         return
-    pieces = exchange.services.store.read(facts.location, start=start, length=length)
-    # The first piece is read before the headers go out: a blob that cannot be read is an error, not a broken stream.
-    piece = await anext(pieces)
-    await exchange.start(status, headers)
-    await exchange.write(piece)
-    async for piece in pieces:
+    if facts.location is None and not leave.quarantined and await _redirected(exchange, digest):
+        return
+    source, pieces = await _opened(exchange, facts, start, length)
+    async with aclosing(pieces):
+        # The first piece is there before the headers go out: what cannot be read is an error, not a broken stream.
+        piece = await anext(pieces)
+        await exchange.start(status, headers)
         await exchange.write(piece)
-    await exchange.end()
+        async for piece in pieces:
+            await exchange.write(piece)
+        await exchange.end()
+    telemetry.metrics().blob_reads.labels(source).inc()
+    if now - facts.read_at > READ_AGAIN:
+        async with exchange.services.db.transaction() as conn:
+            await fetches.touch(conn, digest, now=now, unless_after=now - READ_AGAIN)
+
+
+async def _redirected(exchange: Exchange, digest: str) -> bool:
+    """Send an admitted reader to where the bytes lie, if a registry that holds them may be used so."""
+    url = await exchange.services.cache.redirect(digest)
+    if url is None:
+        return False
+    await exchange.answer(307, {"Location": url, "Docker-Content-Digest": digest, "Cache-Control": "no-store"})
+    telemetry.metrics().blob_reads.labels("redirect").inc()
+    return True
+
+
+async def _opened(
+    exchange: Exchange, facts: BlobFacts, start: int, length: int
+) -> tuple[str, AsyncGenerator[bytes, None]]:
+    """Where the bytes come from, and they themselves. Part of a blob that is not here waits for the verified whole."""
+    cache = exchange.services.cache
+    if facts.location is None and length == facts.size:
+        return "registry", cache.stream(facts.digest)
+    location = facts.location or await cache.ensure(facts.digest)
+    return "depot" if facts.location else "registry", _read_depot(exchange, facts.digest, location, start, length)
+
+
+async def _read_depot(
+    exchange: Exchange, digest: str, location: str, start: int, length: int
+) -> AsyncGenerator[bytes, None]:
+    begun = False
+    try:
+        async for piece in exchange.services.store.read(location, start=start, length=length):
+            begun = True
+            yield piece
+    except BlobUnknown:
+        if begun:
+            raise
+        # It has left the depot since we asked where it is.
+        location = await exchange.services.cache.ensure(digest)
+        async for piece in exchange.services.store.read(location, start=start, length=length):
+            yield piece
 
 
 def _window(header: str | None, size: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from berth.access import audit
 from berth.access.decide import ANONYMOUS
-from berth.catalog import classify, lookup, record, removal
+from berth.catalog import lookup, record, removal
 from berth.catalog import queries as catalog
 from berth.errors import DigestInvalid, InvalidInput, ManifestUnknown, Unsupported
 from berth.gates.arrival import arrived
@@ -20,6 +20,7 @@ from berth.server.gateway.admission import admitted_root, permit_manifest
 from berth.server.gateway.authenticate import actor_of, known, lookup_of, require, unknown_name
 from berth.server.gateway.exchange import Exchange
 from berth.server.gateway.queries import ManifestFacts
+from berth.sync.documents import read_documents
 
 MAX_TAGS = 20
 
@@ -101,7 +102,10 @@ async def _write(exchange: Exchange) -> None:
         actor = await actor_of(exchange, conn)
     await require(exchange, actor, name, "push")
     pushed = await _received(exchange)
-    documents = await _documents(exchange, name, pushed)
+    services = exchange.services
+    documents = await read_documents(
+        services.db, services.store, services.cache, repository=name, manifest=pushed.manifest, tags=pushed.tags
+    )
     # One transaction: content, version, verdict and the jobs that look at it appear together or not at all.
     async with exchange.services.db.transaction() as conn:
         repository = await catalog.ensure_repository(conn, name)
@@ -161,21 +165,6 @@ async def _received(exchange: Exchange) -> _Pushed:
     for tag in tags:
         references.check_tag(tag)
     return _Pushed(manifest, digest, tuple(tags) or (None,))
-
-
-async def _documents(exchange: Exchange, name: str, pushed: _Pushed) -> dict[str, bytes]:
-    """Small documents the decision needs (config labels, signatures), read before the transaction begins."""
-    wanted = sorted({digest for tag in pushed.tags for digest in classify.documents_wanted(pushed.manifest, tag)})
-    if not wanted:
-        return {}
-    async with exchange.services.db.reading() as conn:
-        repository = await catalog.repository(conn, name)
-        places = await catalog.linked_places(conn, repository.id, wanted) if repository is not None else {}
-    return {
-        digest: await exchange.services.store.read_all(location, limit=classify.EVIDENCE_LIMIT)
-        for digest, (location, size) in places.items()
-        if size <= classify.EVIDENCE_LIMIT
-    }
 
 
 async def _delete(exchange: Exchange) -> None:

@@ -21,14 +21,16 @@ class BlobFacts:
     """A blob as one repository sees it.
 
     `admitted`: a fresh verdict lets it out; False may only mean "ask again". `versioned`: a version holds it, so that
-    the gate has something to say about it; in an open project everything else is readable.
+    the gate has something to say about it; in an open project everything else is readable. `location` is None while
+    its bytes are at other registries only.
     """
 
     repository_id: int
     open_project: bool
     digest: str
     size: int
-    location: str
+    location: str | None
+    read_at: datetime
     admitted: bool
     versioned: bool
 
@@ -62,6 +64,7 @@ _VERSIONED = (
 
 _BLOB = text(
     "select r.id as repository_id, p.policy->>'preset' = 'open' as open_project, b.digest, b.size, b.location, "
+    "b.read_at, "
     + _ADMITTED.format(digest="b.digest")
     + " as admitted, "
     + _VERSIONED.format(digest="b.digest")
@@ -90,7 +93,7 @@ _MANIFEST_BY_TAG = text(
 )
 
 
-_BLOB_COLUMNS = ("repository_id", "open_project", "digest", "size", "location", "admitted", "versioned")
+_BLOB_COLUMNS = ("repository_id", "open_project", "digest", "size", "location", "read_at", "admitted", "versioned")
 _MANIFEST_COLUMNS_READ = (
     "repository_id",
     "open_project",

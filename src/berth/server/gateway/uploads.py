@@ -10,11 +10,9 @@ from __future__ import annotations
 import secrets
 from datetime import timedelta
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from berth.access.decide import Actor
 from berth.catalog import queries as catalog
-from berth.catalog.blobs import keep_blob
+from berth.catalog.blobs import check_digest, keep_blob, receive_blob
 from berth.errors import Conflict, DigestInvalid, RangeInvalid, SizeInvalid, Unsupported, UploadUnknown
 from berth.oci import digest as digests
 from berth.server.gateway import queries
@@ -116,22 +114,18 @@ async def _single_post(exchange: Exchange, actor: Actor, name: str, digest: str)
         repository = await catalog.ensure_repository(conn, name)
     if repository is None:
         raise unknown_name(name)
-    store = exchange.services.store
-    upload_id = secrets.token_urlsafe(24)
-    location = await store.create_upload(upload_id)
-    try:
-        algorithm = digests.parse(digest).algorithm
-        appended = await store.append(
-            location, upload_id=upload_id, algorithm=algorithm, offset=0, chunks=exchange.chunks()
-        )
-        if not appended.complete:
-            raise SenderGone("the client closed the connection")
-        found = await store.digest_of_upload(location, upload_id=upload_id, algorithm=algorithm, size=appended.size)
-        _check_digest(found, digest)
-        async with exchange.services.db.transaction() as conn:
-            await _keep(exchange, conn, repository.id, digest, location=location, size=appended.size)
-    finally:
-        await store.delete(location)  # nothing is there any more when it was promoted
+    services = exchange.services
+    complete = await receive_blob(
+        services.db,
+        services.store,
+        repository_id=repository.id,
+        digest=digest,
+        chunks=exchange.chunks(),
+        now=services.clock(),
+        lease=timedelta(seconds=services.settings.blob_lease_seconds),
+    )
+    if not complete:
+        raise SenderGone("the client closed the connection")
     await exchange.answer(201, _created(exchange, name, digest))
 
 
@@ -144,7 +138,7 @@ async def _close(exchange: Exchange, name: str, row: UploadRow, size: int) -> No
     algorithm = digests.parse(digest).algorithm
     found = await store.digest_of_upload(row.location, upload_id=row.id, algorithm=algorithm, size=size)
     try:
-        _check_digest(found, digest)
+        check_digest(found, digest)
     except DigestInvalid:
         async with exchange.services.db.transaction() as conn:
             await queries.drop_upload(conn, row.id)
@@ -153,25 +147,18 @@ async def _close(exchange: Exchange, name: str, row: UploadRow, size: int) -> No
     async with exchange.services.db.transaction() as conn:
         if not await queries.drop_upload(conn, row.id, fence=row.fence):
             raise UploadUnknown("Another request has finished or cancelled this upload.")
-        await _keep(exchange, conn, row.repository_id, digest, location=row.location, size=size)
+        await keep_blob(
+            conn,
+            store,
+            repository_id=row.repository_id,
+            digest=digest,
+            location=row.location,
+            size=size,
+            now=exchange.services.clock(),
+            lease=timedelta(seconds=exchange.services.settings.blob_lease_seconds),
+        )
     await store.delete(row.location)
     await exchange.answer(201, _created(exchange, name, digest))
-
-
-async def _keep(
-    exchange: Exchange, conn: AsyncConnection, repository_id: int, digest: str, *, location: str, size: int
-) -> None:
-    services = exchange.services
-    await keep_blob(
-        conn,
-        services.store,
-        repository_id=repository_id,
-        digest=digest,
-        location=location,
-        size=size,
-        now=services.clock(),
-        lease=timedelta(seconds=services.settings.blob_lease_seconds),
-    )
 
 
 async def _cancel(exchange: Exchange, upload_id: str, row: UploadRow) -> None:
@@ -180,15 +167,6 @@ async def _cancel(exchange: Exchange, upload_id: str, row: UploadRow) -> None:
             await queries.drop_upload(conn, upload_id)
         await exchange.services.store.delete(row.location)
     await exchange.answer(204)
-
-
-def _check_digest(found: str, wanted: str) -> None:
-    if found != wanted:
-        raise DigestInvalid(
-            f"The uploaded bytes have digest {found}, not {wanted}.",
-            hint="Nothing was stored; send the blob again.",
-            detail={"found": found, "wanted": wanted},
-        )
 
 
 def _check_range(exchange: Exchange, name: str, row: UploadRow) -> None:

@@ -39,6 +39,7 @@ class Placement:
     bytes: int
     attempts: int
     at: datetime
+    found: bool
 
 
 async def versions_of(conn: AsyncConnection, repository_id: int, root: str) -> list[Published]:
@@ -85,7 +86,7 @@ async def lock_admitted(conn: AsyncConnection, repository_id: int, root: str) ->
 
 _PLACEMENTS = (
     "select l.id, l.version_id, v.version, v.digest, l.registry, l.repository, l.state, l.error, l.bytes, l.attempts, "
-    "l.at from placements l join versions v on v.id = l.version_id "
+    "l.at, l.found from placements l join versions v on v.id = l.version_id "
 )
 
 
@@ -130,9 +131,31 @@ async def settle(
     await conn.execute(
         text(
             "update placements set state = :state, error = :error, at = :now, bytes = bytes + :sent, "
+            "found = found and :state <> 'published', "
             "attempts = case when :state in ('failed','exposed') then attempts + 1 else 0 end where id = :id"
         ),
         {"id": placement, "state": state, "error": error, "now": now, "sent": sent},
+    )
+
+
+async def found_there(conn: AsyncConnection, *, version: int, registry: str, repository: str, now: datetime) -> None:
+    """A version was at a place before it was known here. It is not ours to take away, unless we publish there too."""
+    await conn.execute(
+        text(
+            "insert into placements (version_id, registry, repository, state, found, at) "
+            "values (:version, :registry, :repository, 'published', true, :now) "
+            "on conflict (version_id, registry, repository) do update set state = 'published', error = null, "
+            "found = placements.found or placements.state <> 'published', at = excluded.at"
+        ),
+        {"version": version, "registry": registry, "repository": repository, "now": now},
+    )
+
+
+async def about_to_go(conn: AsyncConnection, placement: int, *, now: datetime) -> None:
+    """A copy is about to be taken back: from now on nobody counts on it."""
+    await conn.execute(
+        text("update placements set state = 'exposed', error = :error, at = :now where id = :id"),
+        {"id": placement, "error": "It is about to be taken back.", "now": now},
     )
 
 
@@ -157,7 +180,8 @@ async def outlived(conn: AsyncConnection, *, now: datetime, limit: int) -> list[
             "select distinct v.repository_id, v.digest from placements l join versions v on v.id = l.version_id "
             "join repositories r on r.id = v.repository_id join projects p on p.id = r.project_id "
             "left join verdicts d on d.repository_id = v.repository_id and d.root = v.digest "
-            "where l.state = 'published' and (d.root is null or not d.admitted or d.valid_until <= :now "
+            "where l.state = 'published' and not l.found "
+            "and (d.root is null or not d.admitted or d.valid_until <= :now "
             "or d.policy_hash <> p.policy_hash or d.trust_hash <> p.trust_hash) limit :limit"
         ),
         {"now": now, "limit": limit},

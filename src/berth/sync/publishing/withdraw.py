@@ -1,7 +1,7 @@
 """How is a version taken back from where it was published, once it is denied? As the policy's `on_deny` says.
 
-`untag` (the default) removes the name, `delete` the content, `mark` and `keep` leave it there. Where it can still be
-had, its placement says `exposed`.
+Bytes of which a copy is the last are brought back into the depot first. `untag` (the default) removes the name,
+`delete` the content, `mark` and `keep` leave it there. Where it can still be had, its placement says `exposed`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from berth.db.engine import Database
 from berth.errors import BerthError, IntegrityError, InvalidInput
 from berth.gates.policies import from_json
 from berth.oci.version import to_tag
+from berth.sync.cache import queries as blobs
+from berth.sync.cache.fetcher import Fetcher
 from berth.sync.copy import PASSING
 from berth.sync.images import holds_version
 from berth.sync.places import RegistryDirectory
@@ -33,7 +35,13 @@ log = structlog.get_logger(__name__)
 
 
 async def withdraw(
-    db: Database, places: RegistryDirectory, *, repository_id: int, root: str, now: Callable[[], datetime]
+    db: Database,
+    places: RegistryDirectory,
+    cache: Fetcher,
+    *,
+    repository_id: int,
+    root: str,
+    now: Callable[[], datetime],
 ) -> None:
     """Take a denied digest back from everywhere; one that is admitted (again) stays.
 
@@ -44,9 +52,19 @@ async def withdraw(
         if await is_admitted(conn, repository_id, root, now()):
             return
         versions = await queries.versions_of(conn, repository_id, root)
-        held = [p for p in await queries.placements_of(conn, repository_id, root) if p.state != "withdrawn"]
+        held = [
+            p for p in await queries.placements_of(conn, repository_id, root) if p.state != "withdrawn" and not p.found
+        ]
     policy = _on_deny(versions[0].policy) if versions else "untag"
     passing: BerthError | None = None
+    if held and policy not in LEFT:
+        missing = await _brought_back(db, cache, held, repository_id=repository_id, root=root, now=now())
+        if missing is not None:
+            async with db.transaction() as conn:
+                for placement in held:
+                    why = f"It stays until its bytes, of which it is the only copy, are here again: {missing}"
+                    await queries.settle(conn, placement.id, state="exposed", now=now(), error=why)
+            raise missing
     for placement in held:
         state, error = "exposed", LEFT.get(policy)
         if error is None:
@@ -62,6 +80,24 @@ async def withdraw(
         log.info("withdrawn" if state == "withdrawn" else "exposed", registry=placement.registry, root=root)
     if passing is not None:
         raise passing
+
+
+async def _brought_back(
+    db: Database, cache: Fetcher, held: list[Placement], *, repository_id: int, root: str, now: datetime
+) -> BerthError | None:
+    """Have everything in the depot again of which these copies are the last; why not, if it did not work."""
+    async with db.transaction() as conn:
+        for placement in held:
+            await queries.about_to_go(conn, placement.id, now=now)
+    async with db.reading() as conn:
+        stranded = await blobs.stranded_by(conn, repository_id, root)
+    try:
+        for digest in stranded:
+            await cache.ensure(digest)
+    except BerthError as error:
+        log.warning("withdrawal_waits", root=root, code=error.code, message=error.message)
+        return error
+    return None
 
 
 async def _take_back(places: RegistryDirectory, placement: Placement, origin: str, *, delete: bool) -> str | None:

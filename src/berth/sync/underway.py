@@ -1,0 +1,111 @@
+"""A run that is being carried out: it says that it lives, notices when to stop, and writes down what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from berth.db.engine import Database
+from berth.errors import BerthError, Unavailable
+from berth.sync import queries
+from berth.sync.flow import Cancelled
+from berth.sync.queries import ItemRow, Run
+
+BEAT_SECONDS: Final = 2.0
+# A run that took so many workers down with it is given up.
+MAX_ATTEMPTS: Final = 8
+log = structlog.get_logger(__name__)
+
+
+async def begin(db: Database, run_id: int, *, now: Callable[[], datetime]) -> Run | None:
+    """Take up a run; None when there is nothing to do: it has ended, was cancelled before its turn, or is gone."""
+    async with db.transaction() as conn:
+        run = await queries.run_by_id(conn, run_id)
+        if run is None or run.state not in ("queued", "running"):
+            return None
+        if run.cancel_requested or run.attempts >= MAX_ATTEMPTS:
+            state, error = ("cancelled", None) if run.cancel_requested else ("failed", "It was interrupted too often.")
+            await queries.close_items(conn, run_id, error="The run ended before its turn.")
+            await queries.end_run(conn, run_id, state=state, error=error, now=now())
+            return None
+        await queries.begin_run(conn, run_id, now=now())
+    return run
+
+
+class Underway:
+    """What runs of rules and imports have in common."""
+
+    def __init__(self, db: Database, run_id: int, *, now: Callable[[], datetime]) -> None:
+        self._db = db
+        self._run_id = run_id
+        self._now = now
+        self.stopped = False
+
+    async def through(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work and record its outcome; only the database's own failures are raised."""
+        watch = asyncio.create_task(self._watch())
+        error = None
+        try:
+            await work()
+        except Cancelled:
+            pass
+        except BerthError as failure:
+            error = str(failure)
+            log.warning("sync_failed", run=self._run_id, code=failure.code, message=failure.message)
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        await self._finish(error)
+
+    async def _watch(self) -> None:
+        while not self.stopped:
+            try:
+                async with self._db.transaction() as conn:
+                    self.stopped = await queries.beat(conn, self._run_id, now=self._now())
+            except Unavailable:
+                pass  # it comes back, or the work itself notices
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def settle(self, item: ItemRow, state: str, error: str) -> None:
+        async with self._db.transaction() as conn:
+            await queries.set_item(conn, item.id, state=state, error=error)
+
+    async def sent(self, item_id: int, size: int) -> None:
+        async with self._db.transaction() as conn:
+            await queries.item_sent(conn, item_id, size)
+
+    async def _finish(self, error: str | None) -> None:
+        async with self._db.transaction() as conn:
+            if error is not None:
+                state = "failed"
+            elif self.stopped:
+                state = "cancelled"
+            else:
+                state = "failed" if await queries.has_failures(conn, self._run_id) else "succeeded"
+            if state != "succeeded":
+                await self._close_items(conn)
+            await queries.end_run(conn, self._run_id, state=state, error=error, now=self._now())
+
+    async def _close_items(self, conn: AsyncConnection) -> None:
+        run = await queries.run_by_id(conn, self._run_id)
+        if run is not None and run.kind in ("run", "import"):
+            await queries.close_items(conn, self._run_id, error="The run ended before its turn.")
+
+
+class ItemJournal:
+    """The journal of one item (sync/flow.py)."""
+
+    def __init__(self, run: Underway, item_id: int) -> None:
+        self._run = run
+        self._item_id = item_id
+
+    async def wanted(self) -> bool:
+        return not self._run.stopped
+
+    async def sent(self, digest: str, size: int) -> None:
+        await self._run.sent(self._item_id, size)
