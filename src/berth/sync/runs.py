@@ -167,7 +167,7 @@ class _Run(Underway):
             await self.settle(item, "cancelled", "The gate no longer lets it out.")
             return
         if isinstance(source, DepotRegistry) and (wait := await self._held_back()) is not None:
-            await self._settle(item, "cancelled", wait)
+            await self.settle(item, "cancelled", wait)
             return
         async with self._db.transaction() as conn:
             await queries.set_item(conn, item.id, state="running")

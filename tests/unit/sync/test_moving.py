@@ -50,7 +50,7 @@ async def exported(lab: Lab, *names: str, since: Sequence[str] = ()) -> bytes:
     wanted, there = await chosen(lab, *names), await chosen(lab, *since)
     async with lab.database.reading() as conn:
         found = await exporting.prepare(conn, wanted, there)
-    data = b"".join([piece async for piece in exporting.stream(lab.store, found)])
+    data = b"".join([piece async for piece in exporting.stream(lab.store, lab.places.fetcher, found)])
     assert len(data) == found.size
     return data
 

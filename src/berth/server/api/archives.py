@@ -101,7 +101,7 @@ async def plan(request: Request, ref: Refs, since: Since = []) -> ExportPlan:  #
     return ExportPlan(
         versions=[ExportedVersion(name=v.name, digest=v.digest, aliases=list(v.aliases)) for v in found.versions],
         evidence=found.evidence,
-        blobs=len(found.places),
+        blobs=found.blobs,
         size=found.size,
         etag=found.etag,
         blobs_left_out=found.left_out[0],
@@ -137,7 +137,7 @@ async def export(request: Request, ref: Refs, since: Since = []) -> Response:  #
     if start:
         headers["Content-Range"] = f"bytes {start}-{found.size - 1}/{found.size}"
     return StreamingResponse(
-        exporting.stream(call.services.store, found, start),
+        exporting.stream(call.services.store, call.services.cache, found, start),
         status_code=206 if start else 200,
         media_type=MEDIA_TYPE,
         headers=headers,

@@ -47,7 +47,7 @@ async def held_all(conn: AsyncConnection, digests: Collection[str]) -> list[Held
     return [Held(**row._mapping) for row in rows]
 
 
-# A container daemon keeps other bytes than it was given: nothing is read from one (`g.kind <> 'daemon'`, here and below).
+# A container daemon keeps other bytes than it was given: nothing is read from one (`g.kind <> 'daemon'`).
 # Content that is denied here is still read where it is exposed: whoever may see it sees it in quarantine. A copy that
 # failed may well be whole: it was published, and publishing it anew did not work.
 _PLACES = (

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,11 +20,14 @@ from berth.oci import archive
 from berth.oci.archive import Entry, Stretch
 from berth.oci.archive_index import Contents, NamedVersion, SignatureTag, index_document
 from berth.oci.descriptor import Descriptor
+from berth.sync.cache.fetcher import Fetcher
 from berth.sync.moving.choosing import Chosen
 from berth.sync.moving.contents import Whole, whole
 from berth.sync.moving.queries import Held
 
-MAX_VERSIONS = 1_000
+MAX_VERSIONS: Final = 1_000
+# A blob stays in the depot for so long once its turn has come.
+HELD: Final = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Export:
 
     versions: Sequence[NamedVersion]
     entries: Sequence[Entry]
-    places: dict[str, str]
+    blobs: int
     size: int
     etag: str
     evidence: int
@@ -82,8 +87,7 @@ async def prepare(conn: AsyncConnection, versions: Sequence[Chosen], since: Sequ
         if digest not in evidence_blobs and all(digest in there.get(repository, ()) for repository in repositories)
     }
     inside = {digest: size for digest, size in sizes.items() if digest not in omitted}
-    places = {digest: place for digest, (place, _) in (await catalog.blob_places(conn, inside)).items()}
-    lost = sorted(inside.keys() - places.keys())
+    lost = sorted(inside.keys() - (await catalog.blob_places(conn, inside)).keys())
     if lost:
         raise BlobUnknown(f"The depot does not hold {lost[0]} any more.", hint="berth fsck says what else is missing.")
     index = index_document(named.values(), signatures.values(), referring.values(), left_out=len(omitted))
@@ -95,7 +99,7 @@ async def prepare(conn: AsyncConnection, versions: Sequence[Chosen], since: Sequ
     return Export(
         versions=contents.versions,
         entries=entries,
-        places=places,
+        blobs=len(inside),
         size=archive.total_size(entries),
         etag=_etag(index, entries),
         evidence=len(signatures) + len(referring),
@@ -103,13 +107,16 @@ async def prepare(conn: AsyncConnection, versions: Sequence[Chosen], since: Sequ
     )
 
 
-async def stream(store: BlobStore, export: Export, start: int = 0) -> AsyncIterator[bytes]:
-    """The file's bytes from `start` on."""
+async def stream(store: BlobStore, cache: Fetcher, export: Export, start: int = 0) -> AsyncIterator[bytes]:
+    """The file's bytes from `start` on; blobs that are at a registry only are fetched when their turn comes."""
     for piece in archive.segments(export.entries, start):
         if not isinstance(piece, Stretch):
             yield piece
             continue
-        async for chunk in store.read(export.places[piece.digest], start=piece.start, length=piece.length):
+        places = await cache.hold([piece.digest], for_=HELD)
+        if piece.digest not in places:
+            raise BlobUnknown(f"The depot does not hold {piece.digest} any more.")
+        async for chunk in store.read(places[piece.digest], start=piece.start, length=piece.length):
             yield chunk
 
 

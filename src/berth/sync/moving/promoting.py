@@ -22,6 +22,7 @@ from berth.gates.arrival import arrived
 from berth.oci import manifest as manifests
 from berth.oci.manifest import Manifest
 from berth.oci.version import to_tag
+from berth.sync.cache.fetcher import Fetcher
 from berth.sync.moving.choosing import Chosen
 from berth.sync.moving.contents import Whole, whole
 from berth.sync.moving.queries import Held
@@ -76,7 +77,7 @@ async def _action(
     return "present", "The target has it, with its signatures."
 
 
-async def places_of(conn: AsyncConnection, promotion: Promotion) -> Mapping[str, tuple[str, int]]:
+async def places_of(conn: AsyncConnection, promotion: Promotion) -> Mapping[str, tuple[str | None, int]]:
     """Where the small documents lie that recording the manifests is decided with."""
     wanted: set[str] = set()
     for held in [*promotion.content.tree.values(), *promotion.content.evidence.values()]:
@@ -84,10 +85,12 @@ async def places_of(conn: AsyncConnection, promotion: Promotion) -> Mapping[str,
     return await catalog.linked_places(conn, promotion.source.repository.id, wanted)
 
 
-async def documents_at(store: BlobStore, places: Mapping[str, tuple[str, int]]) -> Mapping[str, bytes]:
+async def documents_at(
+    store: BlobStore, cache: Fetcher, places: Mapping[str, tuple[str | None, int]]
+) -> Mapping[str, bytes]:
     """The documents themselves; read before the transaction that records."""
     return {
-        digest: await store.read_all(location, limit=classify.EVIDENCE_LIMIT)
+        digest: await store.read_all(location or await cache.ensure(digest), limit=classify.EVIDENCE_LIMIT)
         for digest, (location, size) in places.items()
         if size <= classify.EVIDENCE_LIMIT
     }
