@@ -251,7 +251,8 @@ async def test_a_version_that_an_alias_means_is_not_deleted(filled: Staffed) -> 
 async def test_benchmarks_that_a_version_declares_are_served_with_it(staffed: Staffed) -> None:
     text = (
         "xumi: 1\nname: vision/net\nversion: 1.0.0\nentry: {command: [serve]}\nruntime: {base: 'python:3.11'}\n"
-        "benchmarks:\n- {name: digits, dataset: {reference: mnist, split: test}, metrics: [{name: accuracy, goal: 0.9}]}\n"
+        "benchmarks:\n"
+        "- {name: digits, dataset: {reference: mnist, split: test}, metrics: [{name: accuracy, goal: 0.9}]}\n"
     )
     await staffed.world.version("vision/net", "1.0.0", xumi=text)
     shown = (await staffed.world.ask("GET", f"{VERSIONS}/1.0.0", token=staffed.tokens["guest"])).json()
