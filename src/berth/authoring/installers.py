@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from berth.authoring.base import Platform
+from berth.authoring.package_indexes import project_with_sources
 from berth.authoring.wheels import Package, canonical
 from berth.errors import InvalidInput, SetupError
 
@@ -78,13 +79,20 @@ class Offer:
 
 @dataclass(frozen=True)
 class Job:
-    """What a tool works for. `options` are the index options of the requirements files; `scratch` is thrown away."""
+    """What a tool works for.
+
+    Attributes:
+        scratch: a folder that is thrown away.
+        options: the index options of the requirements files.
+        names: the requirement lines without options, to know which packages are asked for.
+    """
 
     target: Target
     root: Path
     scratch: Path
     allow_sdist: bool = False
     options: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class Tool:
@@ -152,6 +160,9 @@ class _Uv(Tool):
             out.write_text("\n".join(['lock-version = "1.0"\ncreated-by = "xumi"\n', *named]), encoding="utf-8")
         command = ["compile", "--format", "pylock.toml", "--no-header", "--no-annotate", "-o", str(out), *self._only()]
         command += [str(file)]
+        own = project_with_sources(self.job.root, self.job.names, self.job.scratch)
+        if own is not None:
+            command += [str(own)]
         if self._settings:
             command += [str(self._private("settings.txt", self._settings))]
         self._run(self._command(*command, *(["-c", str(constraints)] if constraints else [])))

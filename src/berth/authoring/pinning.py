@@ -83,7 +83,7 @@ def lock(
         )
         found[str(platform)] = entry
         count = len(entry.python_packages) + len(entry.system_packages)
-        note = f"{count} packages, {entry.libc or 'no C library found'}"
+        note = f"{count} package{'' if count == 1 else 's'}, {entry.libc or 'no C library found'}"
         report(Step(str(platform), 0, time.monotonic() - started, note=note))
     _check_names(upgrade, found)
     return Lock(

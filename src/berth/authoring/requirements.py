@@ -94,7 +94,14 @@ def resolved(
             file = scratch / "requirements.txt"
             _check_lines(requirements, "runtime.requirements")
             file.write_text("\n".join(requirements) + "\n", encoding="utf-8")
-        job = Job(target, root, scratch, allow_sdist=allow_sdist, options=tuple(_index_options(file)))
+        job = Job(
+            target,
+            root,
+            scratch,
+            allow_sdist=allow_sdist,
+            options=tuple(_index_options(file)),
+            names=tuple(declared(requirements, root)),
+        )
         tool = open_tool(installer, job)
         constraints = None
         if pins is not None:

@@ -102,7 +102,7 @@ def lock(
     )
     for line in moved:
         out.note(line)
-    out.step("xumi build --locked")
+    out.step("xumi build --locked" + ("" if compression == "gzip" else f" --compression {compression.value}"))
 
 
 def _before(path: Path, *, damaged: bool) -> lockfile.Lock | None:
