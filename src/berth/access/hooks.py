@@ -23,8 +23,9 @@ from berth.db.registries import RegistryRow
 from berth.db.sealing import Sealer
 from berth.errors import NotFound
 
-# Compared with when there is nothing to compare with, so that the answer takes as long.
-_NOBODY: Final = secrets.token_urlsafe(32)
+# Opened and compared with when there is nothing else, so that the answer takes about as long.
+_NOBODY: Final = Sealer(secrets.token_bytes(32))
+_NOTHING: Final = _NOBODY.seal(secrets.token_urlsafe(32), purpose="nobody")
 
 
 async def set_hook(
@@ -61,9 +62,10 @@ async def remove_hook(conn: AsyncConnection, actor: Actor, name: str) -> bool:
 def is_authentic(row: RegistryRow | None, header: str | None, sealer: Callable[[], Sealer]) -> bool:
     """Whether a delivery carries the secret; never for a registry that is not known or has no hook."""
     known = row is not None and row.hook_secret is not None
-    secret = _NOBODY
     if row is not None and row.hook_secret is not None:
         secret = sealer().open(row.hook_secret, purpose=_purpose(row.name))
+    else:
+        secret = _NOBODY.open(_NOTHING, purpose="nobody")
     given = [hmac.compare_digest(form.encode(), secret.encode()) for form in _forms(header or "")]
     return known and any(given)
 

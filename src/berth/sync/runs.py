@@ -212,6 +212,8 @@ class _Run(Underway):
             if self._terms.delete == "delete":
                 notes.append("Other names mean the same content there, so only this name went.")
             await again(lambda: target.delete_tag(repository, item.tag), flow=self._flow)
+            if target.capabilities.last_tag_takes_content and await target.stat(repository, digest) is None:
+                notes.append("This registry deletes content with its last name: it is gone there.")
         async with self._db.transaction() as conn:
             await queries.set_item(conn, item.id, state="done", notes=notes)
 

@@ -58,6 +58,7 @@ class _Token:
     realm: httpx.URL
     service: str
     asked: tuple[str, ...]
+    number: int = 0  # later ones are greater
 
 
 class Authenticator:
@@ -89,6 +90,7 @@ class Authenticator:
         self._clock = clock
         self._basic = False
         self._tokens: dict[tuple[str, str, ScopeSet], _Token] = {}
+        self._issued = 0
         self._lock = asyncio.Lock()
 
     async def header(self, scopes: Iterable[str]) -> str | None:
@@ -154,11 +156,14 @@ class Authenticator:
         key = (str(token.realm), token.service, scope_set(token.asked))
         async with self._lock:
             known = self._tokens.get(key)
-            if known is not None and known.header != refused and self._fresh(known):
+            # One that is older than what was just refused has most likely ended with it, whatever it promised.
+            oldest = max((t.number for t in self._tokens.values() if t.header == refused), default=0)
+            if known is not None and known.header != refused and known.number > oldest and self._fresh(known):
                 return known.header  # another request renewed it meanwhile
             header, lifetime = await self._exchange(token.realm, token.service, list(token.asked))
             self._tokens.pop(key, None)
-            self._tokens[key] = replace(token, header=header, ends=self._clock() + lifetime)
+            self._issued += 1
+            self._tokens[key] = replace(token, header=header, ends=self._clock() + lifetime, number=self._issued)
             while len(self._tokens) > 256:
                 self._tokens.pop(next(iter(self._tokens)))
             return header

@@ -38,6 +38,7 @@ class Quirks:
         patch: status that answers PATCH (ECR 201, GHCR 416).
         name: what a repository's name has to match.
         busy: manifest GETs to answer 429 before the first that works (Docker Hub).
+        token_requests: how many requests a token is good for before it has ended, whatever it promised.
     """
 
     basic: str | None = None
@@ -54,6 +55,7 @@ class Quirks:
     patch: int = 500
     name: str = r".+"
     busy: int = 0
+    token_requests: int | None = None
 
 
 @dataclass
@@ -73,6 +75,8 @@ class OciDouble:
         self.sessions = 0
         self.asked: list[Asked] = []
         self.scopes: list[str] = []
+        self.tokens: dict[str, int] = {}
+        self.issued = 0
 
     def __call__(self, asked: Asked) -> Answer:
         self.asked.append(asked)
@@ -114,7 +118,9 @@ class OciDouble:
         needed = "registry:catalog:*" if asked.path == "/v2/_catalog" else f"repository:{name}:{action}" if name else ""
         if given.startswith("Bearer "):
             held = json.loads(base64.b64decode(given[7:]))
-            if not needed or needed in held:
+            self.tokens[given] = self.tokens.get(given, 0) + 1
+            ended = self.quirks.token_requests is not None and self.tokens[given] > self.quirks.token_requests
+            if not ended and (not needed or needed in held):
                 return None
         asking = {"push": "pull,push"}.get(action, action)
         scope = needed if not name else f"repository:{name}:{asking}"
@@ -136,7 +142,8 @@ class OciDouble:
                     return Answer(400, b'{"error":"Unable to decode scope"}')
                 self.scopes.append(scope)
                 held += [f"{kind}:{name}:{action}" for action in actions.split(",")]
-        token = base64.b64encode(json.dumps(held).encode()).decode()
+        self.issued += 1
+        token = base64.b64encode(json.dumps([*held, f"token {self.issued}"]).encode()).decode()
         return Answer(200, json.dumps({"token": token, "expires_in": 300}).encode())
 
     # ---- lists

@@ -27,6 +27,7 @@ from berth.errors import (
     Unsupported,
 )
 from berth.oci.descriptor import Descriptor
+from berth.sync.publishing.withdraw import untag
 from tests.contracts.registries import vendor_doubles as vendors
 from tests.contracts.registries.oci_double import OciDouble, Quirks, error
 from tests.unit.wire.conftest import IMPATIENT
@@ -356,6 +357,126 @@ async def test_quay_is_never_asked_for_delete_and_gets_no_fallback_tags() -> Non
         assert await registry.delete_tag(REPOSITORY, "1.0.0")
     assert double.scopes
     assert not any("delete" in scope for scope in double.scopes)
+
+
+async def test_a_locked_tag_of_azure_stays_and_says_why() -> None:
+    double = vendors.Acr()
+    async with opened(double, "acr") as registry:
+        await push(registry)
+        double.locked.add("1.0.0")
+        with pytest.raises(Unsupported, match="disallowed"):
+            await registry.delete_tag(REPOSITORY, "1.0.0")
+        double.locked.clear()
+        assert await registry.delete_tag(REPOSITORY, "1.0.0")
+
+
+async def test_a_deploy_token_of_gitlab_pushes_and_is_refused_where_it_deletes() -> None:
+    double = vendors.GitLab(deploys_only=True)
+    async with opened(double, "gitlab", prefix=double.PROJECT, api_url="{url}") as registry:
+        digest = await push(registry)
+        with pytest.raises(RemoteAuthError):
+            await registry.delete_tag(REPOSITORY, "1.0.0")
+        found = await registry.stat(REPOSITORY, "1.0.0")
+        assert found is not None
+        assert found.digest == digest
+
+
+async def test_aws_gets_no_chunks_and_its_images_outlive_an_untagging() -> None:
+    """PATCH is answered 201 there and loses count; batch_delete_image of the last tag deletes the image."""
+    double = vendors.Ecr()
+    async with ecr(double) as registry:
+        data = b"w" * (5 << 20)
+        await registry.push_blob(REPOSITORY, vendors.sha256(data), size=len(data), chunks=Again(data))
+        digest = await push(registry)
+        found = await registry.stat(REPOSITORY, "1.0.0")
+        assert found is not None
+        note = await untag(registry, REPOSITORY, "1.0.0", found)
+        assert note is not None
+        assert await registry.stat(REPOSITORY, "1.0.0") is None
+        assert await registry.stat(REPOSITORY, digest) is not None
+        assert list((await registry.tags(REPOSITORY)).items) == ["withdrawn-1.0.0"]
+    assert "PATCH" not in {asked.method for asked in double.asked}
+
+
+# ---- credentials that end while bytes move
+
+
+async def long_copy(registry: Registry) -> None:
+    for number in range(6):
+        data = bytes([number]) * 1000
+        await registry.push_blob(REPOSITORY, vendors.sha256(data), size=len(data), chunks=Again(data))
+        assert await registry.blob_size(REPOSITORY, vendors.sha256(data)) == 1000
+    config = Again(b"{}")
+    await registry.push_blob(REPOSITORY, vendors.sha256(b"{}"), size=2, chunks=config)
+    digest = await push(registry)
+    assert (await registry.stat(REPOSITORY, "1.0.0")) is not None
+    assert await registry.manifest(REPOSITORY, digest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "make"),
+    [
+        ("acr", {}, vendors.Acr),
+        ("gitlab", {"prefix": "group/project", "api_url": "{url}"}, vendors.GitLab),
+        ("ghcr", {"prefix": "acme", "api_url": "{url}"}, vendors.Ghcr),
+        ("hub", {"api_url": "{url}/hub"}, vendors.Hub),
+        ("quay", {}, vendors.quay),
+        ("distribution", {}, lambda: OciDouble(Quirks(bearer=vendors.PAIR))),
+    ],
+)
+@pytest.mark.parametrize("good_for", [1, 2, 3])
+async def test_a_token_that_ends_in_the_middle_of_a_copy_is_renewed(
+    kind: str, options: dict[str, Any], make: Callable[[], OciDouble], good_for: int
+) -> None:
+    """Between any two requests, before a body and after it."""
+    double = make()
+    double.quirks.token_requests = good_for
+    async with opened(double, kind, **options) as registry:
+        await long_copy(registry)
+    assert double.issued > 5
+
+
+async def test_azures_refresh_token_is_exchanged_anew_before_it_ends_in_the_middle_of_a_copy() -> None:
+    async def entra() -> str:
+        return "entra"
+
+    double = vendors.Acr(refresh=vendors.jwt(exp=1_000_000_000))
+    double.quirks.token_requests = 2
+    async with running(double) as peer:
+        registry = AcrRegistry(RegistrySettings("azure", "acr", peer.url), retry=IMPATIENT, entra=entra)
+        await long_copy(registry)
+        await registry.close()
+    assert len(double.exchanges) > 5
+
+
+async def test_awss_password_ends_in_the_middle_of_a_copy_and_another_is_asked_for() -> None:
+    double = vendors.Ecr()
+    double.password_requests = 7
+    async with ecr(double) as registry:
+        await long_copy(registry)
+    assert double.calls.count("GetAuthorizationToken") > 2
+
+
+async def test_googles_token_changes_in_the_middle_of_a_copy() -> None:
+    """The library gives another one when the first is about to end; the registry's own tokens end sooner."""
+    double, asked = vendors.Google(), 0
+
+    async def token(refused: bool) -> str:
+        nonlocal asked
+        asked += 1
+        current = f"ya29.{asked // 5}"
+        double.quirks.bearer = f"oauth2accesstoken:{current}"
+        return current
+
+    double.quirks.token_requests = 2
+    async with running(double) as peer:
+        options = {"prefix": "acme/models", "location": "europe", "api_url": peer.url}
+        settings = RegistrySettings("g", "google", peer.url, options=options)
+        registry = GoogleRegistry(settings, retry=IMPATIENT, token=token)
+        await long_copy(registry)
+        await registry.close()
+    assert asked > 10
+    assert double.issued > 5
 
 
 # ---- what holds for all

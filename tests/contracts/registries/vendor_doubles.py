@@ -39,6 +39,7 @@ class Acr(OciDouble):
         super().__init__(Quirks(bearer=PAIR if refresh is None else f"{null}:{refresh}", tag_delete=405), self._acr)
         self.refresh = refresh
         self.exchanges: list[dict[str, list[str]]] = []
+        self.locked: set[str] = set()
 
     def _acr(self, asked: Asked) -> Answer:
         if asked.path == "/oauth2/exchange" and asked.method == "POST":
@@ -53,6 +54,9 @@ class Acr(OciDouble):
         refused = self._refused(asked, match[1])
         if refused is not None:
             return refused
+        if match[2] in self.locked:
+            # Attribute deleteEnabled=false; Azure's FAQ "disallowed operation".
+            return error(405, "UNSUPPORTED", "The operation is disallowed on this registry, repository or image.")
         tags = self.repositories.get(match[1], Repository()).tags
         return Answer(202) if tags.pop(match[2], None) else error(404, "TAG_UNKNOWN")
 
@@ -87,15 +91,17 @@ class GitLab(OciDouble):
 
     PROJECT = "group/project"
 
-    def __init__(self) -> None:
+    def __init__(self, *, deploys_only: bool = False) -> None:
+        # A deploy token reads and writes, but GitLab's own interface is closed to it.
+        self.deploys_only = deploys_only
         name = re.escape(self.PROJECT) + r"(/[^/]+){0,2}"
         super().__init__(
             Quirks(bearer=PAIR, catalog=False, referrers=False, subject=False, tag_delete=400, name=name), self._api
         )
 
     def _api(self, asked: Asked) -> Answer:
-        if asked.headers.get("private-token") != PASSWORD:
-            return error(401, "UNAUTHORIZED")
+        if asked.headers.get("private-token") != PASSWORD or self.deploys_only:
+            return Answer(401, b'{"message":"401 Unauthorized"}')
         base = "/api/v4/projects/group%2Fproject/registry/repositories"
         raw = asked.target.partition("?")[0]
         names = sorted(n for n, r in self.repositories.items() if r.blobs)
@@ -208,8 +214,14 @@ class Ecr(OciDouble):
         self.calls: list[str] = []
         self.scans: dict[str, str] = {}
         self.immutable = False
+        # Requests that one password of AWS is good for; None = 12 hours' worth.
+        self.password_requests: int | None = None
+        self.answered = 0
 
     def __call__(self, asked: Asked) -> Answer:
+        self.answered += 1
+        if self.password_requests is not None:
+            self.quirks.basic = f"AWS:secret {self.answered // self.password_requests}"
         name = asked.path.removeprefix("/v2/").partition("/blobs/")[0].partition("/manifests/")[0]
         if asked.method in ("POST", "PUT") and name not in self.made and asked.headers.get("authorization"):
             return error(404, "NAME_UNKNOWN")

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from berth.adapters.registries.build import Registries
+from berth.adapters.registries.contract import RegistrySettings
 from berth.adapters.registries.names import LIMITS, RULES, Names, tag_of, version_of
 from berth.errors import BerthError, NameInvalid, TooLarge
 from berth.oci.descriptor import Descriptor
@@ -47,6 +49,87 @@ def test_what_reads_as_ours_is_written_the_same(kind: str, name: str) -> None:
     names = Names(RULES[kind], PREFIX[kind])
     inward = names.inward(name)
     assert inward is None or names.outward(inward) == name
+
+
+@given(st.sampled_from(sorted(set(RULES) - {"berth"})), PART, PART)
+def test_flat_names_come_back_too(kind: str, project: str, model: str) -> None:
+    prefix = "acme" if kind == "hub" else PREFIX[kind] or "acme"
+    names = Names(RULES[kind], prefix, flat=True)
+    outward = names.outward(f"{project}/{model}")
+    assert names.inward(outward) == f"{project}/{model}"
+    assert outward.count("/") == prefix.count("/") + 1
+
+
+@given(st.sampled_from(sorted(RULES)), PART, PART, PART, PART)
+def test_two_models_never_share_a_name(kind: str, a: str, b: str, c: str, d: str) -> None:
+    names = Names(RULES[kind], PREFIX[kind])
+    assert (names.outward(f"{a}/{b}") == names.outward(f"{c}/{d}")) is ((a, b) == (c, d))
+
+
+# What the vendors' own pages ask of a whole name, written down apart from names.py (registries.md §1, §3, §4).
+SHAPES = {
+    "harbor": r"[a-z0-9]+(?:[._-][a-z0-9]+)*(?:/.+)+",
+    "ecr": r"[a-z](?=.{1,255}$).*",
+    "quay": r"[a-z0-9][.a-z0-9_-]*(?:/[a-z0-9][.a-z0-9_-]*)*",
+    "gitlab": r"group/sub/project/[^/]+/[^/]+",
+    "google": r"acme-prod/models/.+",
+    "hub": r"[^/]+/[^/]+",
+    "berth": r"[^/]+/[^/]+",
+}
+SPECIFICATION = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
+
+
+@given(st.sampled_from(sorted(RULES)), st.booleans(), PART, PART)
+def test_what_goes_out_is_a_name_there(kind: str, flat: bool, project: str, model: str) -> None:
+    flat = flat and kind not in ("berth", "gitlab")
+    names = Names(RULES[kind], "acme" if kind == "hub" and flat else PREFIX[kind], flat)
+    try:
+        outward = names.outward(f"{project}/{model}")
+    except NameInvalid as error:
+        assert error.hint  # said before a byte moves, with what to change
+        return
+    assert re.fullmatch(SPECIFICATION, outward)
+    assert len(outward) <= 255 + (kind == "ecr")
+    assert re.fullmatch(SHAPES.get(kind, ".*"), outward)
+
+
+NUMBER = st.integers(0, 10**9).map(str)
+WORD = st.from_regex(r"(?:0|[1-9][0-9]{0,5}|[0-9]*[A-Za-z-][0-9A-Za-z-]{0,8})", fullmatch=True)
+VERSION = st.builds(
+    lambda a, b, c, pre, build: (
+        f"{a}.{b}.{c}" + (f"-{'.'.join(pre)}" if pre else "") + (f"+{'.'.join(build)}" if build else "")
+    ),
+    NUMBER,
+    NUMBER,
+    NUMBER,
+    st.lists(WORD, max_size=3),
+    st.lists(WORD, max_size=3),
+)
+
+
+@given(VERSION)
+def test_every_version_that_fits_is_a_tag_and_comes_back(version: str) -> None:
+    """A tag has at most 128 of [A-Za-z0-9_.-]; `+` is none of them, and `_` is in no semantic version."""
+    tag = tag_of(version)
+    assert re.fullmatch(r"[a-zA-Z0-9_][a-zA-Z0-9._-]*", tag)
+    assert version_of(tag) == (version if len(tag) <= 128 else None)
+
+
+@given(VERSION, VERSION)
+def test_two_versions_never_share_a_tag(one: str, other: str) -> None:
+    assert (tag_of(one) == tag_of(other)) is (one == other)
+
+
+@pytest.mark.parametrize(("length", "fits"), [(128, True), (129, False)])
+async def test_a_version_whose_tag_is_too_long_is_refused_before_a_byte_moves(length: int, fits: bool) -> None:
+    registry = Registries().open(RegistrySettings("r", "distribution", "https://registry.example"))
+    version = "1.0.0-" + "a" * (length - 6)
+    try:
+        registry.check_content("lab/net", version, [])  # type: ignore[attr-defined]
+        assert fits
+    except NameInvalid:
+        assert not fits
+    await registry.close()
 
 
 # By hand, from the vendors' rules.

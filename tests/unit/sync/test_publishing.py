@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from berth.adapters.registries.contract import Capabilities
+from berth.adapters.registries.contract import Capabilities, Registry
 from berth.errors import Unavailable, Unsupported
 from berth.jobs import publish_version, schedule_sync, withdraw_version
 from berth.sync import runs
@@ -136,6 +136,50 @@ async def test_what_turns_to_deny_is_withdrawn_as_the_policy_says(
     assert await placements(lab) == [("1.0.0", "hub", state)]
     assert (await lab.hub.stat("lab/net", "1.0.0") is not None) is tagged
     assert (await lab.hub.stat("lab/net", root) is not None) is held
+
+
+class LastTagTakesContent(Faulty):
+    """As ECR does: what has no name left is deleted."""
+
+    def __init__(self, registry: Registry, **more: Any) -> None:
+        super().__init__(registry, capabilities=Capabilities(last_tag_takes_content=True), **more)
+
+    async def delete_tag(self, repository: str, tag: str) -> bool:
+        found = await self.stat(repository, tag)
+        gone = await super().delete_tag(repository, tag)
+        stats = [await self.stat(repository, other) for other in (await self.tags(repository)).items]
+        if found is not None and found.digest not in {stat.digest for stat in stats if stat is not None}:
+            await super().delete_manifest(repository, found.digest)
+        return gone
+
+
+@pytest.mark.parametrize(
+    ("on_deny", "tags", "held", "note"),
+    [
+        ("untag", ["withdrawn-1.0.0"], True, "kept there as withdrawn-1.0.0"),
+        ("delete", [], False, None),
+        ("keep", ["1.0.0"], True, "leaves the copy"),
+    ],
+)
+async def test_where_the_last_tag_takes_the_content_along_the_policy_still_means_what_it_says(
+    lab: Lab, on_deny: str, tags: list[str], held: bool, note: str | None
+) -> None:
+    await lab.project("lab", {"preset": "open", "on_deny": on_deny}, home="hub")
+    root = await push_version(lab.depot, "lab/net", "1.0.0")
+    await work(lab, publish_version)
+    lab.faults["hub"] = LastTagTakesContent(lab.hub)
+    await lab.decide("lab/net", root, "revoked")
+    await work(lab, withdraw_version)
+    left = [tag for tag in (await lab.hub.tags("lab/net")).items if not tag.startswith("sha256-")]
+    assert left == tags
+    assert (await lab.hub.stat("lab/net", root) is not None) is held
+    assert (note in await error(lab)) if note else (await error(lab) == "None")
+    # What is admitted again has its own name again; the holding one is no version's, and stays.
+    await lab.decide("lab/net", root, "approved")
+    await work(lab, publish_version)
+    found = await lab.hub.stat("lab/net", "1.0.0")
+    assert found is not None
+    assert found.digest == root
 
 
 async def test_what_is_admitted_again_comes_back(lab: Lab) -> None:

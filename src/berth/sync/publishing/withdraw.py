@@ -1,7 +1,8 @@
 """How is a version taken back from where it was published, once it is denied? As the policy's `on_deny` says.
 
 Bytes of which a copy is the last are brought back into the depot first. `untag` (the default) removes the name,
-`delete` the content, `mark` and `keep` leave it there. Where it can still be had, its placement says `exposed`.
+`delete` the content, `mark` and `keep` leave it there. Where it can still be had, its placement says `exposed`. Where a
+registry deletes content with its last name (ECR), `untag` first gives it a name that is no version's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from berth.adapters.registries.contract import Registry, Repacking
+from berth.adapters.registries.contract import Registry, Repacking, Stat
 from berth.db.engine import Database
 from berth.errors import BerthError, IntegrityError, InvalidInput
 from berth.gates.policies import from_json
@@ -31,6 +32,9 @@ LEFT: Final = {
     "mark": "It is denied here and marked so; the policy (on_deny: mark) leaves the copy where it is.",
     "keep": "It is denied here; the policy (on_deny: keep) leaves the copy where it is.",
 }
+# Names content that is denied here, at registries that keep nothing without a name.
+HELD: Final = "withdrawn-"
+MAX_TAG: Final = 128
 log = structlog.get_logger(__name__)
 
 
@@ -114,10 +118,11 @@ async def _take_back(places: RegistryDirectory, placement: Placement, origin: st
         found = await registry.stat(placement.repository, tag)
         if found is not None and found.digest != placement.digest:
             return f"Its name means {found.digest} there now, which is not ours."
-        if found is not None:
-            await registry.delete_tag(placement.repository, tag)
-            await _gone(registry, placement, tag)
-        return None
+        if found is None:
+            return None
+        note = await untag(registry, placement.repository, tag, found)
+        await _gone(registry, placement, tag)
+        return note
     finally:
         await registry.close()
 
@@ -134,6 +139,24 @@ async def _take_image_back(depot: Registry, daemon: Registry, placement: Placeme
     await daemon.delete_tag(*name)
     await _gone(daemon, placement, name[1])
     return None
+
+
+async def untag(registry: Registry, repository: str, tag: str, found: Stat) -> str | None:
+    """Remove a name and nothing else; what is to be said about it, if anything.
+
+    Raises:
+        IntegrityError: the content went with the name, although another name was to hold it.
+    """
+    if not registry.capabilities.last_tag_takes_content:
+        await registry.delete_tag(repository, tag)
+        return None
+    held = f"{HELD}{tag}"[:MAX_TAG]
+    body = await registry.manifest(repository, found.digest)
+    await registry.push_manifest(repository, held, media_type=found.media_type, body=body)
+    await registry.delete_tag(repository, tag)
+    if await registry.stat(repository, found.digest) is None:
+        raise IntegrityError(f"{repository}@{found.digest} went with its name {tag}, although {held} held it.")
+    return f"Its content is kept there as {held}, since it would have gone with its last name."
 
 
 async def _gone(registry: Registry, placement: Placement, reference: str) -> None:
