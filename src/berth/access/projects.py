@@ -61,9 +61,15 @@ async def create_project(
 
 
 async def update_project(
-    conn: AsyncConnection, actor: Actor, project: ProjectRow, *, description: str | None = None, home: str | None = None
+    conn: AsyncConnection,
+    actor: Actor,
+    project: ProjectRow,
+    *,
+    description: str | None = None,
+    home: str | None = None,
+    publishing: Mapping[str, Any] | None = None,
 ) -> ProjectRow:
-    """Change what is given; the policy is changed by `gates.set_policy`.
+    """Change what is given; the policy is changed by `gates.set_policy`. `publishing` is what sync/rules.py checked.
 
     Raises:
         InvalidInput: there is no such home.
@@ -72,7 +78,8 @@ async def update_project(
         raise InvalidInput(
             f"There is no registry '{home}'.", hint="'depot' is our own store; berth registry add makes others known."
         )
-    values = {key: value for key, value in (("description", description), ("home", home)) if value is not None}
+    given: dict[str, Any] = {"description": description, "home": home, "publishing": publishing}
+    values = {key: value for key, value in given.items() if value is not None}
     if not values:
         return project
     row = await queries.update_project(conn, project.id, values=values)

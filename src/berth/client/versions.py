@@ -85,6 +85,16 @@ class Versions:
         """Where a version lives besides the depot, and in what state."""
         return list(self._session.items(self._path(version, "placements")))
 
+    def hold(self, version: str, *, registry: str | None = None) -> list[Json]:
+        """Stop publishing a version, there or everywhere; where it stands then."""
+        body = {} if registry is None else {"registry": registry}
+        return list(self._session.post(self._path(version, "placements", "hold"), body)["items"])
+
+    def release(self, version: str, *, registry: str | None = None) -> list[Json]:
+        """Go on with what `hold` stopped."""
+        body = {} if registry is None else {"registry": registry}
+        return list(self._session.post(self._path(version, "placements", "release"), body)["items"])
+
     def signatures(self, version: str) -> list[Json]:
         return list(self._session.items(self._path(version, "signatures")))
 

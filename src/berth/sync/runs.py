@@ -21,7 +21,7 @@ from berth.errors import BerthError, Conflict, Unavailable
 from berth.sync import queries
 from berth.sync.copy import again, copy_version
 from berth.sync.depot import DepotRegistry
-from berth.sync.flow import Cancelled, Flow, first
+from berth.sync.flow import Cancelled, Flow, first, lasting
 from berth.sync.listing import all_tags, compared
 from berth.sync.places import RegistryDirectory
 from berth.sync.plan import Terms, plan
@@ -189,8 +189,7 @@ class _Run:
         if isinstance(source, DepotRegistry) and not await source.admitted(item.source_repository, digest):
             await self._settle(item, "cancelled", "The gate no longer lets it out.")
             return
-        async with self._db.transaction() as conn:
-            await queries.set_item(conn, item.id, state="running")
+        await self._write(lambda conn: queries.set_item(conn, item.id, state="running"))
         copied = await copy_version(
             source,
             target,
@@ -202,7 +201,8 @@ class _Run:
             journal=_ItemJournal(self, item.id),
             known_tags=tags,
         )
-        async with self._db.transaction() as conn:
+
+        async def done(conn: AsyncConnection) -> None:
             await queries.set_item(conn, item.id, state="done", notes=copied.notes)
             if isinstance(source, DepotRegistry):
                 # Whatever left the depot is taken back when its verdict turns.
@@ -216,6 +216,8 @@ class _Run:
                     now=self._now(),
                 )
 
+        await self._write(done)
+
     async def _prune(self, target: Registry, item: ItemRow) -> None:
         repository, digest = item.target_repository, item.target_digest or ""
         found = await again(lambda: target.stat(repository, item.tag), flow=self._flow)
@@ -228,8 +230,7 @@ class _Run:
             if self._terms.delete == "delete":
                 notes.append("Other names mean the same content there, so only this name went.")
             await again(lambda: target.delete_tag(repository, item.tag), flow=self._flow)
-        async with self._db.transaction() as conn:
-            await queries.set_item(conn, item.id, state="done", notes=notes)
+        await self._write(lambda conn: queries.set_item(conn, item.id, state="done", notes=notes))
 
     async def _shared(self, target: Registry, item: ItemRow) -> bool:
         """Whether another name at the target means the same content, which deleting by digest would take away too."""
@@ -241,24 +242,33 @@ class _Run:
         return False
 
     async def _settle(self, item: ItemRow, state: str, error: str) -> None:
-        async with self._db.transaction() as conn:
-            await queries.set_item(conn, item.id, state=state, error=error)
+        await self._write(lambda conn: queries.set_item(conn, item.id, state=state, error=error))
 
     async def sent(self, item_id: int, size: int) -> None:
-        async with self._db.transaction() as conn:
-            await queries.item_sent(conn, item_id, size)
+        await self._write(lambda conn: queries.item_sent(conn, item_id, size))
+
+    async def _write(self, do: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+        """In a transaction of its own; a database that is away for a moment fails no item."""
+
+        async def write() -> None:
+            async with self._db.transaction() as conn:
+                await do(conn)
+
+        await lasting(write, sleep=self._flow.sleep)
 
     async def finish(self, error: str | None) -> None:
-        async with self._db.transaction() as conn:
-            if error is not None:
-                state = "failed"
-            elif self.stopped:
-                state = "cancelled"
-            else:
-                state = "failed" if await queries.has_failures(conn, self._run_id) else "succeeded"
-            if state != "succeeded":
-                await self._close_items(conn)
-            await queries.end_run(conn, self._run_id, state=state, error=error, now=self._now())
+        await self._write(lambda conn: self._finish(conn, error))
+
+    async def _finish(self, conn: AsyncConnection, error: str | None) -> None:
+        if error is not None:
+            state = "failed"
+        elif self.stopped:
+            state = "cancelled"
+        else:
+            state = "failed" if await queries.has_failures(conn, self._run_id) else "succeeded"
+        if state != "succeeded":
+            await self._close_items(conn)
+        await queries.end_run(conn, self._run_id, state=state, error=error, now=self._now())
 
     async def _close_items(self, conn: AsyncConnection) -> None:
         run = await queries.run_by_id(conn, self._run_id)
@@ -276,8 +286,11 @@ class _ItemJournal:
     async def wanted(self) -> bool:
         return not self._run.stopped
 
-    async def sent(self, digest: str, size: int) -> None:
-        await self._run.sent(self._item_id, size)
+    async def planned(self, blobs: int, size: int) -> None:
+        return None
+
+    async def whole(self, digest: str, *, size: int, sent: int) -> None:
+        await self._run.sent(self._item_id, sent)
 
 
 async def start(conn: AsyncConnection, rule: Rule, *, kind: str, by: str) -> int:

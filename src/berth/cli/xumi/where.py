@@ -37,5 +37,15 @@ def where(
     out.result(facts, facts["reference"])
     if not out.json:
         for place in placements:
-            told = f": {place['error']}" if place["error"] else ""
-            out.note(f"{place['state']} at {place['registry']} as {place['repository']}{told}")
+            out.note(f"{place['state']} at {place['registry']} as {place['repository']}{_told(place)}")
+
+
+def _told(place: dict[str, Any]) -> str:
+    """How far a copy is that has not arrived, what went wrong and when it is tried again."""
+    told = f": {place['error']}" if place["error"] else ""
+    if place["state"] in ("pending", "failed") and place["blobs_total"]:
+        told += f" ({place['blobs_done']} of {place['blobs_total']} blobs, "
+        told += f"{place['bytes_done']} of {place['bytes_total']} bytes are there)"
+    if place["next_try_at"]:
+        told += f" Next try at {place['next_try_at']}."
+    return told
