@@ -32,7 +32,7 @@ from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 BEAT_SECONDS: Final = 2.0
 # Models that are copied side by side; the versions of one come one after the other, lowest first.
 MODELS_AT_ONCE: Final = 3
-# A run that took so many workers down with it is given up.
+# A run that took so many workers down with it, and moved nothing meanwhile, is given up.
 MAX_ATTEMPTS: Final = 8
 log = structlog.get_logger(__name__)
 
