@@ -69,8 +69,9 @@ async def update_project(
     description: str | None = None,
     home: str | None = None,
     kinds: Sequence[Kind] = (),
+    publishing: Mapping[str, Any] | None = None,
 ) -> ProjectRow:
-    """Change what is given; the policy is changed by `gates.set_policy`.
+    """Change what is given; the policy is changed by `gates.set_policy`. `publishing` is what sync/rules.py checked.
 
     Args:
         kinds: the kinds of registries, as `RegistryFactory` tells them.
@@ -90,7 +91,8 @@ async def update_project(
                 f"'{home}' is a container daemon, which repacks images: it keeps no version unchanged.",
                 hint=f"Make it a copy instead: berth sync rule add NAME --source depot --target {home} --on-admission.",
             )
-    values = {key: value for key, value in (("description", description), ("home", home)) if value is not None}
+    given: dict[str, Any] = {"description": description, "home": home, "publishing": publishing}
+    values = {key: value for key, value in given.items() if value is not None}
     if not values:
         return project
     row = await queries.update_project(conn, project.id, values=values)

@@ -55,6 +55,7 @@ class ProjectRow:
     policy_hash: str
     trust_hash: str
     home: str
+    publishing: Mapping[str, Any]
     created_at: datetime
 
 
@@ -265,6 +266,7 @@ _PROJECT_COLUMNS: Final = (
     projects.c.policy_hash,
     projects.c.trust_hash,
     projects.c.home,
+    projects.c.publishing,
     projects.c.created_at,
 )
 
@@ -317,7 +319,7 @@ async def insert_project(
 
 
 async def update_project(conn: AsyncConnection, project_id: int, *, values: Mapping[str, Any]) -> ProjectRow:
-    """The project after setting `values` (columns `description`, `home`)."""
+    """The project after setting `values` (columns `description`, `home`, `publishing`)."""
     query = sql_update(projects).where(projects.c.id == project_id).values(dict(values)).returning(*_PROJECT_COLUMNS)
     return ProjectRow(**(await conn.execute(query)).mappings().one())
 

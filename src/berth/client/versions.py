@@ -89,6 +89,16 @@ class Versions:
         """Where its bytes are: `depot`, `registries` with their health, and `next`, which would be asked first."""
         return self._session.get(self._path(version, "where"))
 
+    def hold(self, version: str, *, registry: str | None = None) -> list[Json]:
+        """Stop publishing a version, there or everywhere; where it stands then."""
+        body = {} if registry is None else {"registry": registry}
+        return list(self._session.post(self._path(version, "placements", "hold"), body)["items"])
+
+    def release(self, version: str, *, registry: str | None = None) -> list[Json]:
+        """Go on with what `hold` stopped."""
+        body = {} if registry is None else {"registry": registry}
+        return list(self._session.post(self._path(version, "placements", "release"), body)["items"])
+
     def signatures(self, version: str) -> list[Json]:
         return list(self._session.items(self._path(version, "signatures")))
 

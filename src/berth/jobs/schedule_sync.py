@@ -17,7 +17,7 @@ from berth.sync.events import queries as events
 from berth.sync.events.arrive import take_up
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing.publish import is_admitted
-from berth.sync.publishing.record import PUBLISH, WITHDRAW, later
+from berth.sync.publishing.record import PUBLISH, RETRY_AFTER, WITHDRAW, later
 from berth.sync.rules import next_time
 
 NAME: Final = "schedule_sync"
@@ -27,7 +27,6 @@ EVERY: Final = "* * * * *"
 BATCH: Final = 100
 # A run says every two seconds that it lives.
 SILENT: Final = timedelta(minutes=2)
-RETRY_AFTER: Final = timedelta(minutes=10)
 log = structlog.get_logger(__name__)
 
 

@@ -226,6 +226,8 @@ class _Copy:
         if isinstance(self.target, Limited):
             bodies = [Descriptor(n.manifest.media_type, n.digest, len(n.manifest.body)) for n in missing]
             self.target.check_content(self.target_repository, None, [*wanted.values(), *bodies])
+        if wanted:
+            await self.journal.planned(len(wanted), sum(blob.size for blob in wanted.values()))
         await self._bring_blobs(list(wanted.values()))
         for node in missing:
             await self._wanted()
@@ -312,7 +314,7 @@ class _Copy:
             self.copied.blobs_sent += 1
             self.copied.bytes_sent += sent
         self.flow.remember(digest, repository)
-        await self.journal.sent(digest, sent)
+        await self.journal.whole(digest, size=blob.size, sent=sent)
 
     async def _mounted(self, digest: str) -> bool:
         if not self.target.capabilities.mount:

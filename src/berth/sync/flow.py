@@ -7,11 +7,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-from berth.errors import Conflict
+from berth.errors import Conflict, Unavailable
+
+T = TypeVar("T")
 
 KNOWN_BLOBS: Final = 20_000
+# How long a copy waits for a database that was restarted: about a minute.
+DATABASE_WAITS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
 class Cancelled(Conflict):
@@ -42,8 +46,12 @@ class Journal(Protocol):
         """False when the copy is to stop."""
         ...
 
-    async def sent(self, digest: str, size: int) -> None:
-        """A blob is whole at the target; `size` bytes were sent for it, 0 when it was there or could be mounted."""
+    async def planned(self, blobs: int, size: int) -> None:
+        """So many blobs, of so many bytes together, come next; said again for evidence that is found later."""
+        ...
+
+    async def whole(self, digest: str, *, size: int, sent: int) -> None:
+        """A blob is whole at the target; `sent` bytes moved for it, 0 when it was there or could be mounted."""
         ...
 
 
@@ -53,8 +61,21 @@ class NoJournal:
     async def wanted(self) -> bool:
         return True
 
-    async def sent(self, digest: str, size: int) -> None:
+    async def planned(self, blobs: int, size: int) -> None:
         return None
+
+    async def whole(self, digest: str, *, size: int, sent: int) -> None:
+        return None
+
+
+async def lasting(do: Callable[[], Awaitable[T]], *, sleep: Callable[[float], Awaitable[None]]) -> T:
+    """Write something down, however long the database takes to come back: what has moved is worth the wait."""
+    for wait in DATABASE_WAITS:
+        try:
+            return await do()
+        except Unavailable:
+            await sleep(wait)
+    return await do()
 
 
 class Flow:

@@ -139,7 +139,7 @@ class _Whole:
         layers = {layer.digest: layer for layer in image.layers}
         copied.blobs_sent = len(layers)
         for layer in layers.values():
-            await self.journal.sent(layer.digest, layer.size)
+            await self.journal.whole(layer.digest, size=layer.size, sent=layer.size)
         copied.tagged = True
         copied.notes.append(f"The daemon has it as image {digests.of_bytes(config)}, without signatures and reports.")
         return copied
@@ -164,7 +164,7 @@ class _Whole:
             found = await depot.receive_blob(repository, size=size, chunks=watched())
             copied.bytes_sent += size
             copied.blobs_sent += 1
-            await self.journal.sent(found, size)
+            await self.journal.whole(found, size=size, sent=size)
             return found
 
         async def save() -> WholeImage:

@@ -438,11 +438,13 @@ async def set_item(
 
 
 async def item_sent(conn: AsyncConnection, item_id: int, size: int) -> None:
-    """One more blob of an item is whole at the target."""
+    """One more blob of an item is whole at the target. Bytes that moved show that the run gets on: its failed attempts
+    are forgotten."""
     await conn.execute(
         text(
-            "update sync_items set bytes = bytes + :size, blobs = blobs + 1, updated_at = clock_timestamp() "
-            "where id = :id"
+            "with item as (update sync_items set bytes = bytes + :size, blobs = blobs + 1, "
+            "updated_at = clock_timestamp() where id = :id returning run_id) "
+            "update sync_runs s set attempts = 1 from item where s.id = item.run_id and s.attempts > 1 and :size > 0"
         ),
         {"id": item_id, "size": size},
     )

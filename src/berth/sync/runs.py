@@ -69,7 +69,7 @@ class _Run(Underway):
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        super().__init__(db, run_id, now=now)
+        super().__init__(db, run_id, now=now, sleep=sleep)
         self._rule = rule
         self._terms: Terms = read_terms(rule.terms, project=rule.project)
         self._flow = Flow(limits_of(rule.terms), sleep=sleep)
@@ -169,8 +169,7 @@ class _Run(Underway):
         if isinstance(source, DepotRegistry) and (wait := await self._held_back()) is not None:
             await self.settle(item, "cancelled", wait)
             return
-        async with self._db.transaction() as conn:
-            await queries.set_item(conn, item.id, state="running")
+        await self.write(lambda conn: queries.set_item(conn, item.id, state="running"))
         copied = await bring(
             source,
             target,
@@ -182,7 +181,8 @@ class _Run(Underway):
             journal=ItemJournal(self, item.id),
             known_tags=tags,
         )
-        async with self._db.transaction() as conn:
+
+        async def done(conn: AsyncConnection) -> None:
             await queries.set_item(conn, item.id, state="done", notes=copied.notes)
             if isinstance(source, DepotRegistry):
                 # Whatever left the depot is taken back when its verdict turns.
@@ -195,6 +195,8 @@ class _Run(Underway):
                     target_repository=item.target_repository,
                     now=self._now(),
                 )
+
+        await self.write(done)
 
     async def _prune(self, source: Registry, target: Registry, item: ItemRow) -> None:
         repository, digest = item.target_repository, item.target_digest or ""
@@ -214,8 +216,7 @@ class _Run(Underway):
             await again(lambda: target.delete_tag(repository, item.tag), flow=self._flow)
             if target.capabilities.last_tag_takes_content and await target.stat(repository, digest) is None:
                 notes.append("This registry deletes content with its last name: it is gone there.")
-        async with self._db.transaction() as conn:
-            await queries.set_item(conn, item.id, state="done", notes=notes)
+        await self.write(lambda conn: queries.set_item(conn, item.id, state="done", notes=notes))
 
     async def _shared(self, target: Registry, item: ItemRow) -> bool:
         """Whether another name at the target means the same content, which deleting by digest would take away too."""

@@ -13,11 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from berth.db.engine import Database
 from berth.errors import BerthError, Unavailable
 from berth.sync import queries
-from berth.sync.flow import Cancelled
+from berth.sync.flow import Cancelled, lasting
 from berth.sync.queries import ItemRow, Run
 
 BEAT_SECONDS: Final = 2.0
-# A run that took so many workers down with it is given up.
+# A run that took so many workers down with it, and moved nothing meanwhile, is given up.
 MAX_ATTEMPTS: Final = 8
 log = structlog.get_logger(__name__)
 
@@ -40,8 +40,16 @@ async def begin(db: Database, run_id: int, *, now: Callable[[], datetime]) -> Ru
 class Underway:
     """What runs of rules and imports have in common."""
 
-    def __init__(self, db: Database, run_id: int, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        run_id: int,
+        *,
+        now: Callable[[], datetime],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._db = db
+        self._sleep = sleep
         self._run_id = run_id
         self._now = now
         self.stopped = False
@@ -60,7 +68,7 @@ class Underway:
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-        await self._finish(error)
+        await self.write(lambda conn: self._finish(conn, error))
 
     async def _watch(self) -> None:
         while not self.stopped:
@@ -72,24 +80,31 @@ class Underway:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def settle(self, item: ItemRow, state: str, error: str) -> None:
-        async with self._db.transaction() as conn:
-            await queries.set_item(conn, item.id, state=state, error=error)
+        await self.write(lambda conn: queries.set_item(conn, item.id, state=state, error=error))
 
     async def sent(self, item_id: int, size: int) -> None:
-        async with self._db.transaction() as conn:
-            await queries.item_sent(conn, item_id, size)
+        """One more blob of an item is whole at the target; `size` bytes moved for it."""
+        await self.write(lambda conn: queries.item_sent(conn, item_id, size))
 
-    async def _finish(self, error: str | None) -> None:
-        async with self._db.transaction() as conn:
-            if error is not None:
-                state = "failed"
-            elif self.stopped:
-                state = "cancelled"
-            else:
-                state = "failed" if await queries.has_failures(conn, self._run_id) else "succeeded"
-            if state != "succeeded":
-                await self._close_items(conn)
-            await queries.end_run(conn, self._run_id, state=state, error=error, now=self._now())
+    async def write(self, do: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+        """In a transaction of its own; a database that is away for a moment fails no item."""
+
+        async def write() -> None:
+            async with self._db.transaction() as conn:
+                await do(conn)
+
+        await lasting(write, sleep=self._sleep)
+
+    async def _finish(self, conn: AsyncConnection, error: str | None) -> None:
+        if error is not None:
+            state = "failed"
+        elif self.stopped:
+            state = "cancelled"
+        else:
+            state = "failed" if await queries.has_failures(conn, self._run_id) else "succeeded"
+        if state != "succeeded":
+            await self._close_items(conn)
+        await queries.end_run(conn, self._run_id, state=state, error=error, now=self._now())
 
     async def _close_items(self, conn: AsyncConnection) -> None:
         run = await queries.run_by_id(conn, self._run_id)
@@ -107,5 +122,8 @@ class ItemJournal:
     async def wanted(self) -> bool:
         return not self._run.stopped
 
-    async def sent(self, digest: str, size: int) -> None:
-        await self._run.sent(self._item_id, size)
+    async def planned(self, blobs: int, size: int) -> None:
+        return None
+
+    async def whole(self, digest: str, *, size: int, sent: int) -> None:
+        await self._run.sent(self._item_id, sent)

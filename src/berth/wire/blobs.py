@@ -16,6 +16,7 @@ from berth.wire.client import RegistryClient
 from berth.wire.hashing import RunningDigest
 
 CHUNK_BYTES = 1024 * 1024
+PROGRESS_BYTES = 64 * 1024
 
 
 def pull_scope(repository: str) -> frozenset[str]:
@@ -111,8 +112,9 @@ async def stream(
             raise BlobUnknown(error.message, hint=error.hint, detail=error.detail) from error
         except httpx.TransportError as error:
             failure = error
-        # The body ended early. Any progress shows that the registry works, so patience starts anew.
-        failures = 1 if position > before else failures + 1
+        # The body ended early. Progress shows that the registry works, so patience starts anew; a few bytes at a time
+        # are none.
+        failures = 1 if position - before >= PROGRESS_BYTES else failures + 1
         if failures >= client.retry.attempts:
             if failure is not None:
                 raise transport_failure(failure, client.origin) from failure

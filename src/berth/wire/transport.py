@@ -294,11 +294,10 @@ class _Connection:
             self._block = bytearray(min(length, BLOCK_BYTES))
         view = memoryview(self._block)
         left = length
-        held = len(self.rest)
-        if held > left:
-            raise httpx.RemoteProtocolError(f"the peer sent more than the {length} bytes it announced")
-        view[:held] = self.rest
-        self.rest = b""
+        held = min(len(self.rest), length)
+        view[:held] = self.rest[:held]
+        # More than was announced is nobody's; the connection is not used again then.
+        self.rest = self.rest[held:]
         clock = asyncio.get_running_loop().time
         since = clock()
         while left:

@@ -50,6 +50,7 @@ class Upload:
         chunk_bytes: send in chunks of this size, resumed after a failure; None = in one PUT.
         restartable: whether `open` can be called again; without it a broken upload is not repeated.
         sent: told the number of bytes as they leave (bytes sent again are not counted again).
+        absent: the registry has just said that it lacks the blob, so it is not asked first.
     """
 
     digest: str
@@ -59,6 +60,7 @@ class Upload:
     chunk_bytes: int | None = None
     restartable: bool = True
     sent: Callable[[int], None] = lambda _: None
+    absent: bool = False
 
 
 def push_scopes(repository: str, *also_pull: str) -> frozenset[str]:
@@ -72,7 +74,7 @@ async def put(client: RegistryClient, repository: str, upload: Upload) -> Arriva
         IntegrityError: the source has other bytes than the digest names (nothing is stored).
     """
     try:
-        if await blobs.head(client, repository, upload.digest) is not None:
+        if not upload.absent and await blobs.head(client, repository, upload.digest) is not None:
             return Arrival.present
     except RemoteAuthError:
         pass  # an answer to HEAD has no body: the POST below is refused with the reason, or the right is to push only

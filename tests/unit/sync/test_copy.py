@@ -299,14 +299,18 @@ async def test_what_the_target_does_not_take_is_said_before_a_byte_moves(
 class Stopping:
     def __init__(self, after: int) -> None:
         self.left = after
-        self.told: list[tuple[str, int]] = []
+        self.told: list[tuple[str, int, int]] = []
+        self.plans: list[tuple[int, int]] = []
 
     async def wanted(self) -> bool:
         return self.left > 0
 
-    async def sent(self, digest: str, size: int) -> None:
+    async def planned(self, blobs: int, size: int) -> None:
+        self.plans.append((blobs, size))
+
+    async def whole(self, digest: str, *, size: int, sent: int) -> None:
         self.left -= 1
-        self.told.append((digest, size))
+        self.told.append((digest, size, sent))
 
 
 async def test_a_stopped_copy_keeps_what_arrived(source: FolderRegistry, target: FolderRegistry) -> None:
@@ -323,7 +327,21 @@ async def test_the_journal_adds_up_to_what_was_sent(source: FolderRegistry, targ
     journal = Stopping(1000)
     moved: list[int] = []
     copied = await copy(source, target, root, journal=journal, progress=moved.append)
-    assert sum(size for _, size in journal.told) == copied.bytes_sent == sum(moved)
+    assert sum(sent for _, _, sent in journal.told) == copied.bytes_sent == sum(moved)
+
+
+async def test_the_journal_hears_what_is_to_come_and_every_part_of_it(
+    source: FolderRegistry, target: FolderRegistry
+) -> None:
+    root = await push_version(source, HERE, "1.0.0")
+    with pytest.raises(Cancelled):
+        await copy(source, target, root, journal=Stopping(3), flow=flow(blobs=1))
+    journal = Stopping(1000)
+    copied = await copy(source, target, root, journal=journal)
+    # What is there already counts as done, though nothing is sent for it.
+    assert len(journal.told) == sum(blobs for blobs, _ in journal.plans)
+    assert sum(size for _, size, _ in journal.told) == sum(size for _, size in journal.plans)
+    assert copied.blobs_present == len([sent for _, _, sent in journal.told if sent == 0]) == 3
 
 
 async def test_the_bandwidth_is_kept(source: FolderRegistry, target: FolderRegistry) -> None:

@@ -7,6 +7,7 @@ optional. Repositories of the callers are `project/name`; only this file and sub
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import asdict
 from typing import ClassVar
@@ -49,6 +50,7 @@ from berth.wire.client import RegistryClient
 from berth.wire.retry import RetryPolicy
 from berth.wire.uploads import Upload
 
+ABSENT_BLOBS = 1_000
 _NO_CONTENT = "application/vnd.berth.removed-tag.v1+json"
 
 COMMON_OPTIONS = {
@@ -97,6 +99,8 @@ class DistributionRegistry:
             scope=self.scope,
         )
         self._lists = Lists(self.client)
+        # Blobs that were just asked for and are not there: whoever sends one need not ask again.
+        self._absent: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     # ---- what subclasses change
 
@@ -163,7 +167,13 @@ class DistributionRegistry:
             raise ManifestUnknown(error.message, hint=error.hint, detail=error.detail) from error
 
     async def blob_size(self, repository: str, digest: str) -> int | None:
-        return await blobs.head(self.client, self.names.outward(repository), digest)
+        name = self.names.outward(repository)
+        size = await blobs.head(self.client, name, digest)
+        if size is None:
+            self._absent[name, digest] = None
+            if len(self._absent) > ABSENT_BLOBS:
+                self._absent.popitem(last=False)
+        return size
 
     def blob(self, repository: str, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
         return blobs.stream(self.client, self.names.outward(repository), digest, offset=offset)
@@ -181,9 +191,18 @@ class DistributionRegistry:
         digests.parse(digest)
         self.limits().check(self.settings.kind, [Descriptor(uploads.OCTETS, digest, size)])
         source = _Chunks(chunks)
-        upload = Upload(digest, size, source.opened, chunk_bytes=self._chunk_bytes(), restartable=source.restartable)
+        name = self.names.outward(repository)
+        absent = self._absent.pop((name, digest), self) is None
+        upload = Upload(
+            digest,
+            size,
+            source.opened,
+            chunk_bytes=self._chunk_bytes(),
+            restartable=source.restartable,
+            absent=absent,
+        )
         try:
-            await uploads.put(self.client, self.names.outward(repository), upload)
+            await uploads.put(self.client, name, upload)
         except IntegrityError as error:
             raise DigestInvalid(f"The pushed bytes are not {digest} ({size} bytes).", detail=error.detail) from error
 

@@ -141,6 +141,8 @@ COMMANDS = Branch(
                 "run": Leaf(f"{_HERE}.sync:run", "Carry out a rule now."),
                 "status": Leaf(f"{_HERE}.sync:status", "Show the runs of a rule, or one run with its items."),
                 "cancel": Leaf(f"{_HERE}.sync:cancel", "Stop a run."),
+                "hold": Leaf(f"{_HERE}.sync:hold", "Stop publishing a version to its home and replicas."),
+                "release": Leaf(f"{_HERE}.sync:release", "Go on publishing a version that was held."),
             },
         ),
         "promote": Leaf(f"{_HERE}.promote:promote", "Copy versions with their signatures to another project."),

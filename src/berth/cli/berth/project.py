@@ -49,14 +49,30 @@ def set_(
     policy: Annotated[str | None, typer.Option("--policy", help="open, scanned or strict.")] = None,
     description: Annotated[str | None, typer.Option("--description", help="What it is for.")] = None,
     home: Annotated[str | None, typer.Option("--home", help="Registry that published versions live in.")] = None,
+    bandwidth: Annotated[
+        int | None, typer.Option("--bandwidth", min=0, help="Bytes per second to the home at most; 0 = no limit.")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", min=1, help="Blobs that move to the home at once.")
+    ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Change a project's policy, description or home. A new policy counts at once."""
+    """Change a project's policy, description, home or the limits of the copy there. A new policy counts at once.
+
+    `berth project set ml --home harbor --bandwidth 20000000 --parallel 4`
+    """
     given: dict[str, Any] = {"policy": policy, "description": description, "home": home}
     changes = {key: value for key, value in given.items() if value is not None}
-    if not changes:
-        raise InvalidInput("Nothing to change.", hint="Give --policy, --description or --home.")
+    limits = {"bytes_per_second": bandwidth, "parallel_blobs": parallel}
+    if not changes and bandwidth is None and parallel is None:
+        raise InvalidInput(
+            "Nothing to change.", hint="Give --policy, --description, --home, --bandwidth or --parallel."
+        )
     with Berth.from_settings() as berth:
+        if bandwidth is not None or parallel is not None:
+            now = berth.projects.show(name)["publishing"]
+            said = {key: value for key, value in limits.items() if value is not None}
+            changes["publishing"] = {key: value for key, value in {**now, **said}.items() if value}
         answer = berth.projects.set(name, **changes)
     Output(output).result(answer, f"Changed {', '.join(changes)} of project {name}.")
 

@@ -201,6 +201,25 @@ def cancel(
     Output(output).result(answer, f"Run {run_id} of {answer['rule']} is being stopped.")
 
 
+Version = Annotated[str, typer.Argument(help="project/model:version that is being published.")]
+Where = Annotated[str | None, typer.Option("--registry", help="Only there; left out: everywhere.")]
+_PLACES: list[Column] = ["registry", "repository", "state", "bytes_done", "bytes_total", "next_try_at", "error"]
+
+
+def hold(ref: Version, registry: Where = None, output: OutputOption = Format.text) -> None:
+    """Stop publishing a version: `berth sync hold ml/demo:1.2.0 --registry harbor`. What has arrived stays."""
+    with Berth.from_settings() as berth:
+        places = berth.versions.hold(ref, registry=registry)
+    Output(output).table(places, _PLACES)
+
+
+def release(ref: Version, registry: Where = None, output: OutputOption = Format.text) -> None:
+    """Go on publishing a version that was held: `berth sync release ml/demo:1.2.0`."""
+    with Berth.from_settings() as berth:
+        places = berth.versions.release(ref, registry=registry)
+    Output(output).table(places, _PLACES)
+
+
 def _switch(name: str, *, enabled: bool, output: Format) -> None:
     with Berth.from_settings() as berth:
         answer = berth.sync.enable(name, enabled=enabled)

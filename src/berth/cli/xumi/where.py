@@ -47,9 +47,8 @@ def where(
     )
     health = {(place["registry"], place["repository"]): place for place in found["registries"]}
     for place in placements:
-        told = f": {place['error']}" if place["error"] else ""
         state = health.get((place["registry"], place["repository"]), {})
-        out.note(f"{place['state']} at {place['registry']} as {place['repository']}{_health(state)}{told}")
+        out.note(f"{place['state']} at {place['registry']} as {place['repository']}{_health(state)}{_told(place)}")
     if found["next"] and depot["blobs_here"] < depot["blobs"]:
         out.note(f"{found['next']} is asked first for the rest.")
 
@@ -63,3 +62,14 @@ def _health(place: dict[str, Any]) -> str:
     if place.get("latency_ms") is not None:
         words.append(f"{place['latency_ms']:g} ms")
     return f" ({', '.join(words)})" if words else ""
+
+
+def _told(place: dict[str, Any]) -> str:
+    """How far a copy is that has not arrived, what went wrong and when it is tried again."""
+    told = f": {place['error']}" if place["error"] else ""
+    if place["state"] in ("pending", "failed") and place["blobs_total"]:
+        told += f" ({place['blobs_done']} of {place['blobs_total']} blobs, "
+        told += f"{place['bytes_done']} of {place['bytes_total']} bytes are there)"
+    if place["next_try_at"]:
+        told += f" Next try at {place['next_try_at']}."
+    return told

@@ -33,6 +33,8 @@ projects = Table(
     Column("policy_hash", Text, nullable=False),
     Column("trust_hash", Text, nullable=False, server_default=text("''")),
     Column("home", Text, nullable=False, server_default=text("'depot'")),
+    # How much the way home may take: {"bytes_per_second": …, "parallel_blobs": …}, as sync/rules.py reads it.
+    Column("publishing", JSONB, nullable=False, server_default=text("'{}'")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 

@@ -133,6 +133,15 @@ placements = Table(
     Column("found", Boolean, nullable=False, server_default=text("false")),
     Column("bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
+    # How far the present or last try got, of what it found to do: the target itself knows what is whole there.
+    Column("started_at", DateTime(timezone=True)),
+    Column("blobs_done", Integer, nullable=False, server_default=text("0")),
+    Column("blobs_total", Integer, nullable=False, server_default=text("0")),
+    Column("bytes_done", BigInteger, nullable=False, server_default=text("0")),
+    Column("bytes_total", BigInteger, nullable=False, server_default=text("0")),
+    Column("next_try_at", DateTime(timezone=True)),
+    # Somebody stopped it: it is not tried before somebody says so.
+    Column("held", Boolean, nullable=False, server_default=text("false")),
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("state in ('pending','published','failed','withdrawn','exposed')", name="state"),
     UniqueConstraint("version_id", "registry", "repository", name="uq_placements_place"),

@@ -17,10 +17,20 @@ from berth.gates import policies
 from berth.gates import verdicts as gates
 from berth.server.api.calls import acting
 from berth.server.api.operations import PAGE, After, Limit, Text, operation, resource, storable
+from berth.sync.rules import MAX_PARALLEL
 
 router = resource("projects")
 
 PolicyDocument = Annotated[dict[str, Any], AfterValidator(storable)]
+
+
+class Publishing(BaseModel):
+    """How much the way to a project's home may take."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bytes_per_second: int | None = Field(None, ge=1, description="At most; left out: as fast as it goes.")
+    parallel_blobs: int | None = Field(None, ge=1, le=MAX_PARALLEL, description="Blobs that move at once.")
 
 
 class Project(BaseModel):
@@ -31,6 +41,7 @@ class Project(BaseModel):
     policy: dict[str, Any]
     policy_preset: str
     home: str
+    publishing: Publishing
     role: str | None
     created_at: datetime
 
@@ -56,6 +67,7 @@ class ProjectChange(BaseModel):
     policy: Text | PolicyDocument | None = Field(None, description="A preset or a whole policy.")
     description: Text | None = Field(None, max_length=4000)
     home: Text | None = Field(None, max_length=128, description="Registry that published versions are copied to.")
+    publishing: Publishing | None = Field(None, description="Limits of the copy to the home; replaces the old ones.")
 
 
 @router.post(
@@ -121,6 +133,7 @@ async def change(request: Request, project: str, body: ProjectChange) -> Project
             description=body.description,
             home=body.home,
             kinds=() if body.home is None or registries is None else registries.kinds(),
+            publishing=None if body.publishing is None else body.publishing.model_dump(exclude_none=True),
         )
         row = await queries.project_by_name(call.conn, project) or call.project
         await access_projects.check_places(call.conn, row)
@@ -152,6 +165,7 @@ def _shown(row: ProjectRow, actor: Actor) -> Project:
         policy=dict(row.policy),
         policy_preset=str(row.policy.get("preset", policies.DEFAULT_PRESET)),
         home=row.home,
+        publishing=Publishing(**row.publishing),
         role=role_in(actor, row.name),
         created_at=row.created_at,
     )

@@ -20,11 +20,9 @@ from berth.access.decide import decide
 from berth.access.registries import registry_named
 from berth.errors import Conflict, InvalidInput, NotFound
 from berth.oci.reference import check_project
-from berth.server.api.addressed import addressed
 from berth.server.api.calls import Call, acting
 from berth.server.api.operations import PAGE, After, Limit, Text, after_id, operation, resource
 from berth.sync import queries, rules, runs
-from berth.sync.publishing import queries as placing
 from berth.sync.queries import ItemRow, Run
 from berth.sync.rules import DEPOT, Rule
 
@@ -142,22 +140,6 @@ class SyncItem(BaseModel):
 class SyncItemPage(BaseModel):
     items: list[SyncItem]
     next: str | None
-
-
-class VersionPlacement(BaseModel):
-    """Where a version lives besides the depot. `exposed`: it is denied here, but can still be had there."""
-
-    registry: str
-    repository: str
-    state: Literal["pending", "published", "failed", "withdrawn", "exposed"]
-    error: str | None
-    bytes: int
-    at: datetime
-
-
-class VersionPlacements(BaseModel):
-    items: list[VersionPlacement]
-    next: str | None = None
 
 
 @router.get("/sync/rules", **operation("self.browse", "listSyncRules", "List the sync rules you may see"))
@@ -299,29 +281,6 @@ async def cancel(request: Request, run_id: str) -> SyncRun:
             await queries.request_cancel(call.conn, run.id)
             await _record(call, run.rule, run.owner, {"run": run.id, "cancelled": True})
         return run_shown(await _run(call, run_id, "model.read"))
-
-
-@router.get(
-    "/projects/{project}/models/{model}/versions/{ref}/placements",
-    **operation("model.read", "listPlacements", "Where a version lives besides the depot"),
-)
-async def placements(request: Request, project: str, model: str, ref: str) -> VersionPlacements:
-    async with acting(request) as call:
-        place = await addressed(call, ref)
-        rows = await placing.placements_of_version(call.conn, place.version.id)
-        return VersionPlacements(
-            items=[
-                VersionPlacement(
-                    registry=row.registry,
-                    repository=row.repository,
-                    state=row.state,  # type: ignore[arg-type]
-                    error=row.error,
-                    bytes=row.bytes,
-                    at=row.at,
-                )
-                for row in rows
-            ]
-        )
 
 
 async def _start(request: Request, name: str, *, kind: str) -> SyncRun:

@@ -136,7 +136,7 @@ class Importer:
                 size = content[digest].size
                 chunks = self.source.blob(repository, digest)
                 await self.depot.push_blob(repository, digest, size=size, chunks=chunks)
-                await journal.sent(digest, size)
+                await journal.whole(digest, size=size, sent=size)
 
     async def _record(
         self, repository: str, tag: str, root: str, tree: dict[str, Manifest], content: dict[str, Descriptor]

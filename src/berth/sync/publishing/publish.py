@@ -19,13 +19,14 @@ from berth.oci.version import to_tag
 from berth.sync import queries as rules
 from berth.sync.copy import PASSING
 from berth.sync.depot import DepotRegistry
-from berth.sync.flow import Flow, Limits
+from berth.sync.flow import Cancelled, Flow, Limits
 from berth.sync.images import bring
 from berth.sync.places import RegistryDirectory
 from berth.sync.plan import plan
 from berth.sync.publishing import queries
+from berth.sync.publishing.journal import watched
 from berth.sync.publishing.queries import Published
-from berth.sync.publishing.record import arrived
+from berth.sync.publishing.record import arrived, next_try
 from berth.sync.rules import DEPOT, limits_of, read_terms
 
 log = structlog.get_logger(__name__)
@@ -63,7 +64,7 @@ async def publish(
     try:
         for place in targets:
             async with db.transaction() as conn:
-                placement = await queries.intend(
+                placement, held, failures = await queries.intend(
                     conn,
                     version=place.version.version_id,
                     registry=place.registry,
@@ -71,33 +72,39 @@ async def publish(
                     now=now(),
                     error=place.wait,
                 )
-            if place.wait is not None:
-                continue
+                if place.wait is not None or held:
+                    continue
+                await queries.begin(conn, placement, now=now())
             try:
                 if place.registry not in opened:
                     opened[place.registry] = await places.open(place.registry)
-                copied = await bring(
-                    depot,
-                    opened[place.registry],
-                    place.version.repository,
-                    place.repository,
-                    root,
-                    to_tag(place.version.version),
-                    flow=Flow(place.limits, sleep=sleep),
-                )
+                async with watched(db, placement, sleep=sleep) as journal:
+                    await bring(
+                        depot,
+                        opened[place.registry],
+                        place.version.repository,
+                        place.repository,
+                        root,
+                        to_tag(place.version.version),
+                        flow=Flow(place.limits, sleep=sleep),
+                        journal=journal,
+                        progress=journal.moved,
+                    )
+            except Cancelled:
+                log.info("publish_held", registry=place.registry, repository=place.repository, root=root)
+                continue
             except BerthError as error:
                 log.warning(
                     "publish_failed", registry=place.registry, repository=place.repository, root=root, code=error.code
                 )
+                again = next_try(failures, passing=isinstance(error, PASSING), now=now())
                 async with db.transaction() as conn:
-                    await queries.settle(conn, placement, state="failed", now=now(), error=str(error))
+                    await queries.settle(conn, placement, state="failed", now=now(), error=str(error), next_try=again)
                 if isinstance(error, PASSING):
                     passing = error
                 continue
             async with db.transaction() as conn:
-                await arrived(
-                    conn, placement, repository_id=repository_id, root=root, sent=copied.bytes_sent, now=now()
-                )
+                await arrived(conn, placement, repository_id=repository_id, root=root, now=now())
             log.info("published", registry=place.registry, repository=place.repository, root=root)
     finally:
         for registry in opened.values():
@@ -118,7 +125,7 @@ async def wanted(
             replicas = await rules.admission_rules(conn, versions[0].project) if versions else []
     except ManifestUnknown:
         return []
-    found = [Place(v, v.home, v.repository, Limits()) for v in versions if v.home != DEPOT]
+    found = [Place(v, v.home, v.repository, limits_of(v.publishing)) for v in versions if v.home != DEPOT]
     if not replicas or not isinstance(depot, DepotRegistry):
         return await _allowed(db, found)
     numbers = {to_tag(version.version): version for version in versions}

@@ -21,12 +21,18 @@ class Published:
     repository: str
     project: str
     home: str
+    publishing: Mapping[str, Any]
     policy: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """One place of one version."""
+    """One place of one version.
+
+    Attributes:
+        bytes: what was sent there, in all tries; `bytes_done` of `bytes_total` is how far the last one got.
+        held: somebody stopped it.
+    """
 
     id: int
     version_id: int
@@ -40,13 +46,21 @@ class Placement:
     attempts: int
     at: datetime
     found: bool
+    started_at: datetime | None
+    blobs_done: int
+    blobs_total: int
+    bytes_done: int
+    bytes_total: int
+    next_try_at: datetime | None
+    held: bool
 
 
 async def versions_of(conn: AsyncConnection, repository_id: int, root: str) -> list[Published]:
     """Every version number of a digest in one repository, deleted ones too."""
     rows = await conn.execute(
         text(
-            "select v.id as version_id, v.version, v.state, r.name as repository, p.name as project, p.home, p.policy "
+            "select v.id as version_id, v.version, v.state, r.name as repository, p.name as project, p.home, "
+            "p.publishing, p.policy "
             "from versions v join repositories r on r.id = v.repository_id join projects p on p.id = r.project_id "
             "where v.repository_id = :repository and v.digest = :root order by v.id"
         ),
@@ -86,7 +100,8 @@ async def lock_admitted(conn: AsyncConnection, repository_id: int, root: str) ->
 
 _PLACEMENTS = (
     "select l.id, l.version_id, v.version, v.digest, l.registry, l.repository, l.state, l.error, l.bytes, l.attempts, "
-    "l.at, l.found from placements l join versions v on v.id = l.version_id "
+    "l.at, l.found, l.started_at, l.blobs_done, l.blobs_total, l.bytes_done, l.bytes_total, l.next_try_at, l.held "
+    "from placements l join versions v on v.id = l.version_id "
 )
 
 
@@ -109,32 +124,93 @@ async def placements_of_version(conn: AsyncConnection, version: int) -> list[Pla
 
 async def intend(
     conn: AsyncConnection, *, version: int, registry: str, repository: str, now: datetime, error: str | None
-) -> int:
-    """A version is to be at a place: its row, pending unless it is there already."""
-    made = await conn.scalar(
+) -> tuple[int, bool, int]:
+    """A version is to be at a place: (its row, pending unless it is there already or held; held; failures so far)."""
+    made = (
+        await conn.execute(
+            text(
+                "insert into placements (version_id, registry, repository, error, at) "
+                "values (:version, :registry, :repository, :error, :now) "
+                "on conflict (version_id, registry, repository) do update set "
+                "state = case when placements.held or placements.state = 'published' then placements.state "
+                "else 'pending' end, error = case when placements.held then placements.error else excluded.error end, "
+                "at = excluded.at returning id, held, attempts"
+            ),
+            {"version": version, "registry": registry, "repository": repository, "error": error, "now": now},
+        )
+    ).one()
+    return made[0], made[1], made[2]
+
+
+async def begin(conn: AsyncConnection, placement: int, *, now: datetime) -> None:
+    """A try begins: what is done is counted anew, since the target says what it has."""
+    await conn.execute(
         text(
-            "insert into placements (version_id, registry, repository, error, at) "
-            "values (:version, :registry, :repository, :error, :now) "
-            "on conflict (version_id, registry, repository) do update set "
-            "state = case when placements.state in ('published','pending') then placements.state else 'pending' end, "
-            "error = excluded.error, at = excluded.at returning id"
+            "update placements set started_at = :now, next_try_at = null, blobs_done = 0, blobs_total = 0, "
+            "bytes_done = 0, bytes_total = 0 where id = :id"
         ),
-        {"version": version, "registry": registry, "repository": repository, "error": error, "now": now},
+        {"id": placement, "now": now},
     )
-    return int(made or 0)
+
+
+async def add_plan(conn: AsyncConnection, placement: int, *, blobs: int, size: int) -> None:
+    """A try found so much to do."""
+    await conn.execute(
+        text(
+            "update placements set blobs_total = blobs_total + :blobs, bytes_total = bytes_total + :size where id = :id"
+        ),
+        {"id": placement, "blobs": blobs, "size": size},
+    )
+
+
+async def note_progress(conn: AsyncConnection, placement: int, *, blobs: int, done: int, sent: int) -> bool:
+    """How far the try is: blobs that are whole there, bytes done with those on the way, bytes just sent for good.
+
+    Returns:
+        Whether somebody stopped it; what was removed is stopped too.
+    """
+    held = await conn.scalar(
+        text(
+            "update placements set blobs_done = greatest(blobs_done, :blobs), "
+            "bytes_done = least(greatest(bytes_done, :done), bytes_total), bytes = bytes + :sent "
+            "where id = :id returning held"
+        ),
+        {"id": placement, "blobs": blobs, "done": done, "sent": sent},
+    )
+    return held is not False
+
+
+async def hold(conn: AsyncConnection, version: int, *, registry: str | None, held: bool, error: str | None) -> int:
+    """Stop or release the places of a version that are not settled; how many that changed."""
+    changed = await conn.execute(
+        text(
+            "update placements set held = :held, error = :error, next_try_at = null, "
+            "state = case when :held then 'failed' else 'pending' end "
+            "where version_id = :version and (cast(:registry as text) is null or registry = :registry) "
+            "and state in ('pending','failed') and held <> :held"
+        ),
+        {"version": version, "registry": registry, "held": held, "error": error},
+    )
+    return int(changed.rowcount)
 
 
 async def settle(
-    conn: AsyncConnection, placement: int, *, state: str, now: datetime, error: str | None = None, sent: int = 0
+    conn: AsyncConnection,
+    placement: int,
+    *,
+    state: str,
+    now: datetime,
+    error: str | None = None,
+    next_try: datetime | None = None,
 ) -> None:
     """What became of a try to publish or to withdraw."""
     await conn.execute(
         text(
-            "update placements set state = :state, error = :error, at = :now, bytes = bytes + :sent, "
+            "update placements set state = :state, error = :error, at = :now, next_try_at = :next, "
             "found = found and :state <> 'published', "
             "attempts = case when :state in ('failed','exposed') then attempts + 1 else 0 end where id = :id"
         ),
-        {"id": placement, "state": state, "error": error, "now": now, "sent": sent},
+        {"id": placement, "state": state, "error": error, "now": now, "next": next_try},
     )
 
 
@@ -164,7 +240,7 @@ async def waiting(conn: AsyncConnection, *, before: datetime, limit: int) -> lis
     rows = await conn.execute(
         text(
             "select v.repository_id, v.digest, min(l.state) from placements l join versions v on v.id = l.version_id "
-            "where l.state in ('pending','failed','exposed') "
+            "where l.state in ('pending','failed','exposed') and not l.held "
             "and l.at < :before - least(l.attempts, 12) * interval '10 minutes' "
             "group by 1, 2 order by min(l.at) limit :limit"
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,6 +13,10 @@ from berth.sync.publishing import queries
 
 PUBLISH: Final = "publish_version"
 WITHDRAW: Final = "withdraw_version"
+# A job that fails for now is tried again by itself (jobs/runner.py), after that by schedule_sync.
+JOB_RETRIES: Final = 5
+FIRST_WAIT_SECONDS: Final = 5
+RETRY_AFTER: Final = timedelta(minutes=10)
 
 
 async def published(
@@ -30,21 +34,26 @@ async def published(
     if found is None:
         return
     version, repository_id = found
-    placement = await queries.intend(
+    placement, _, _ = await queries.intend(
         conn, version=version, registry=registry, repository=target_repository, now=now, error=None
     )
-    await arrived(conn, placement, repository_id=repository_id, root=digest, sent=0, now=now)
+    await arrived(conn, placement, repository_id=repository_id, root=digest, now=now)
 
 
-async def arrived(
-    conn: AsyncConnection, placement: int, *, repository_id: int, root: str, sent: int, now: datetime
-) -> None:
+async def arrived(conn: AsyncConnection, placement: int, *, repository_id: int, root: str, now: datetime) -> None:
     """Settle a placement as published; when the verdict turned while bytes moved, have it withdrawn at once."""
     # Held until the commit: whoever decides otherwise later finds the placement, whoever did before is seen here.
     admitted = await queries.lock_admitted(conn, repository_id, root)
-    await queries.settle(conn, placement, state="published", now=now, sent=sent)
+    await queries.settle(conn, placement, state="published", now=now)
     if not admitted:
         await later(conn, WITHDRAW, repository_id, root)
+
+
+def next_try(failures: int, *, passing: bool, now: datetime) -> datetime:
+    """When a place is tried again after so many failures before this one: with its job, then by schedule_sync."""
+    if passing and failures < JOB_RETRIES:
+        return now + timedelta(seconds=FIRST_WAIT_SECONDS * 2**failures)
+    return now + RETRY_AFTER * (1 + min(failures + 1, 12))
 
 
 async def later(conn: AsyncConnection, job: str, repository_id: int, root: str) -> None:

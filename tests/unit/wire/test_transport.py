@@ -1,0 +1,362 @@
+"""What one HTTP exchange does when its peer is slow, early, or does not speak HTTP (RFC 9112)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from berth.errors import StorageFull, TooLarge, Unavailable
+from berth.wire import blobs, transport, uploads
+from berth.wire.addresses import AddressGuard
+from berth.wire.client import RegistryClient
+from berth.wire.retry import RetryPolicy
+from berth.wire.transport import Connections
+from berth.wire.uploads import Upload
+
+CONTENT = bytes(range(256)) * 8192  # two MiB
+DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+ONCE = RetryPolicy(attempts=1)
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def peer(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """`host:port` of a server that does as told with each connection, and is left to itself when the test ends."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # a peer has no manners
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def says(answer: bytes) -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+
+    return talk
+
+
+async def get(place: str, connections: Connections, *, method: str = "GET") -> tuple[int, bytes]:
+    response = await connections.handle_async_request(httpx.Request(method, f"http://{place}/v2/"))
+    return response.status_code, await response.aread()
+
+
+def connections(**more: object) -> Connections:
+    return Connections(AddressGuard(allow_private=True), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n", b"hello"),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", b""),
+    ],
+)
+async def test_each_form_of_a_body_ends_where_it_ends_and_the_connection_goes_on(
+    answer: bytes, expected: bytes
+) -> None:
+    accepted = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        await says(answer)(reader, writer)
+
+    async with peer(talk) as place:
+        client = connections()
+        for _ in range(3):
+            assert (await get(place, client))[1] == expected
+        await client.aclose()
+    assert accepted == 1
+
+
+async def test_a_head_has_no_body_whatever_its_length_says() -> None:
+    async with peer(says(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")) as place:
+        client = connections()
+        assert [await get(place, client, method="HEAD") for _ in range(2)] == [(200, b"")] * 2
+        await client.aclose()
+
+
+async def test_a_body_without_a_length_ends_with_its_connection() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nhello")
+
+    async with peer(talk) as place:
+        client = connections()
+        assert await get(place, client) == (200, b"hello")
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000,
+    ],
+)
+async def test_what_is_not_http_is_refused(answer: bytes) -> None:
+    async with peer(says(answer)) as place:
+        client = connections()
+        with pytest.raises(httpx.RemoteProtocolError):
+            await get(place, client)
+        await client.aclose()
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() -> None:
+    first = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        # Both at once: the second is there before the next question.
+        more = b"" if first.is_set() else b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlies"
+        first.set()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello" + more)
+        await reader.read()
+
+    async with peer(talk) as place:
+        client = connections()
+        assert [await get(place, client) for _ in range(2)] == [(200, b"hello")] * 2
+        await client.aclose()
+
+
+async def test_a_header_that_would_split_a_request_is_not_sent() -> None:
+    async with peer(says(b"HTTP/1.1 204 No Content\r\n\r\n")) as place:
+        client = connections()
+        request = httpx.Request("GET", f"http://{place}/", headers={"X-Name": "a\r\nX-More: b"})
+        with pytest.raises(httpx.LocalProtocolError):
+            await client.handle_async_request(request)
+        await client.aclose()
+
+
+# -- slow peers
+
+
+async def test_a_peer_that_stands_still_is_given_up_after_the_stall_time() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2097152\r\n\r\n" + CONTENT[:1000])
+        await reader.read()
+
+    async with peer(talk) as place, RegistryClient(f"http://{place}", retry=ONCE, stall=0.2) as client:
+        with pytest.raises(Unavailable, match="stands still"):
+            [piece async for piece in blobs.stream(client, "ml/demo", DIGEST)]
+
+
+async def test_a_peer_that_only_drips_is_given_up_too() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2097152\r\n\r\n")
+        while True:  # always in time for a limit on single reads
+            writer.write(b".")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    dripping = RetryPolicy(attempts=3, base_seconds=0.0, cap_seconds=0.0)
+    async with peer(talk) as place, RegistryClient(f"http://{place}", retry=dripping, stall=0.3) as client:
+        with pytest.raises(Unavailable, match="bytes in 0.3 seconds"):
+            [piece async for piece in blobs.stream(client, "ml/demo", DIGEST)]
+
+
+async def test_a_slow_peer_that_goes_on_may_take_longer_than_the_stall_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "LEAST_BYTES", 1000)
+    begun = asyncio.get_running_loop().time()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 16000\r\n\r\n")
+        for number in range(16):
+            writer.write(CONTENT[number * 1000 : (number + 1) * 1000])
+            await writer.drain()
+            await asyncio.sleep(0.08)
+
+    async with peer(talk) as place, RegistryClient(f"http://{place}", retry=ONCE, stall=1.0) as client:
+        pieces = [piece async for piece in blobs.stream(client, "ml/demo", DIGEST)]
+    assert b"".join(pieces) == CONTENT[:16000]
+    assert asyncio.get_running_loop().time() - begun > 1.0
+
+
+async def test_a_peer_that_takes_nothing_is_given_up() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.Event().wait()
+
+    async def zeros(_: int) -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield bytes(1 << 20)
+
+    async with peer(talk) as place, RegistryClient(f"http://{place}", retry=ONCE, stall=0.3) as client:
+        with pytest.raises(Unavailable, match="takes nothing"):
+            async with client.exchange(
+                "PUT",
+                client.url("ml/demo", "blobs", "uploads/1"),
+                expect=(201,),
+                scopes=(),
+                headers={"Content-Length": str(64 << 20)},
+                body=lambda: zeros(0),
+                repeat=False,
+            ):
+                pass
+
+
+# -- answers before their time
+
+
+@pytest.mark.parametrize(("status", "error"), [(507, StorageFull), (413, TooLarge)])
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_a_full_peer_is_heard_before_everything_is_sent(
+    status: int, error: type[Exception], hangs_up: bool
+) -> None:
+    """RFC 9110 section 15: a server may answer before it has the whole request."""
+    given = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"HEAD"):
+                writer.write(b"HTTP/1.1 404 Not Found\r\n\r\n")
+            elif head.startswith(b"POST"):
+                writer.write(b"HTTP/1.1 202 Accepted\r\nLocation: /v2/u/1\r\nContent-Length: 0\r\n\r\n")
+            elif head.startswith(b"PUT"):
+                await reader.readexactly(1000)
+                writer.write(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+                await writer.drain()
+                if hangs_up:
+                    writer.write_eof()
+                await asyncio.Event().wait()
+            else:
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async def much(_: int) -> AsyncIterator[bytes]:
+        nonlocal given
+        for _ in range(1024):
+            given += 1
+            yield CONTENT
+
+    upload = Upload(DIGEST, 1024 * len(CONTENT), much)
+    async with peer(talk) as place, RegistryClient(f"http://{place}", retry=ONCE) as client:
+        with pytest.raises(error):
+            await uploads.put(client, "ml/demo", upload)
+    # What socket buffers take, and no more: the two GiB stay here.
+    assert given < 64
+
+
+# -- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for localhost with its key, that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+def served(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+async def test_over_tls_large_bodies_go_both_ways_on_one_connection(certificate: Path) -> None:
+    stored: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            if head.startswith("put"):
+                stored.append(await reader.readexactly(len(CONTENT)))
+                writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+            else:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT)
+            await writer.drain()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(CONTENT), 300_000):
+            yield CONTENT[start : start + 300_000]
+
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    async with peer(talk, served(certificate)) as place:
+        client = connections(tls=trusting)
+        url = f"https://localhost:{place.rpartition(':')[2]}/v2/"
+        for _ in range(2):
+            request = httpx.Request("PUT", url, headers={"Content-Length": str(len(CONTENT))}, content=pieces())
+            put = await client.handle_async_request(request)
+            assert (put.status_code, await put.aread()) == (201, b"")
+            read = await client.handle_async_request(httpx.Request("GET", url))
+            assert await read.aread() == CONTENT
+        await client.aclose()
+    assert stored == [CONTENT, CONTENT]
+
+
+@pytest.mark.parametrize("case", ["stranger", "other name"])
+async def test_a_certificate_that_proves_nothing_ends_the_exchange(certificate: Path, case: str) -> None:
+    trusting = ssl.create_default_context(cafile=None if case == "stranger" else str(certificate))
+    host = "localhost" if case == "stranger" else "127.0.0.1"
+    asked = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        asked.set()
+
+    async with peer(talk, served(certificate)) as place:
+        client = connections(tls=trusting)
+        with pytest.raises(httpx.ConnectError, match="certificate"):
+            await client.handle_async_request(httpx.Request("GET", f"https://{host}:{place.rpartition(':')[2]}/v2/"))
+        await client.aclose()
+    assert not asked.is_set()
