@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -37,6 +37,7 @@ from berth.authoring.containers import (
     find_engine,
     limits_of,
 )
+from berth.authoring.running_relay import Relay, entering_command
 from berth.authoring.running_targets import Target
 from berth.errors import BlobUnknown, IntegrityError, InvalidInput, Unavailable
 from xumi.caller import Caller
@@ -288,14 +289,10 @@ def _container(target: Target, options: Options, scratch: Path, tell: Callable[[
     manifest = target.manifest
     engine = find_engine(options.engine)
     network = options.network or manifest.runtime.egress
-    # The runtime in the image serves the socket; a program without it is only reached through a port.
+    # The runtime in the image serves the socket; to a program without it somebody has to go in.
     by_socket = manifest.runtime.python is not None and not network
-    if not by_socket and not network:
-        raise InvalidInput(
-            f"{target.label} has no Python in its image, so it can only be reached through a network, and its manifest "
-            "declares none.",
-            hint="Allow one with --network, or declare runtime.egress.",
-        )
+    entering = not by_socket and not network
+    way_in = entering_command(engine, target.label) if entering else []
     image, mounts = _image(target, options, engine)
     name = options.name or f"xumi-{target.manifest.name.rpartition('/')[2][:40]}-{secrets.token_hex(4)}"
     address: str | None = None
@@ -304,7 +301,7 @@ def _container(target: Target, options: Options, scratch: Path, tell: Callable[[
         folder = _socket_folder(scratch)
         mounts = [*mounts, Mount(folder, SOCKET_FOLDER, writable=True)]
         address = f"unix:{folder / Path(SOCKET).name}"
-    else:
+    elif not entering:
         port = options.port or _free_port(options.host)
         _free(options.host, port)
         publish, address = (options.host, port), f"http://{_in_url(options.host)}:{port}"
@@ -319,11 +316,23 @@ def _container(target: Target, options: Options, scratch: Path, tell: Callable[[
         socket=by_socket,
     )
     running = Running(_spawn(engine.run(container)), how="container", address=address, tell=tell)
-    try:
+    with ExitStack() as stack:
+        stack.callback(running.stop)
+        stack.callback(lambda: engine.stop(name, seconds=running.patience))
+        if entering and (pid := _pid(engine, name, running)) is not None:
+            relay = Relay(way_in, pid, _runtime(scratch), scratch / "in.sock", port=manifest.runtime.port)
+            stack.callback(relay.stop)
+            running.address = relay.address
         yield running
-    finally:
-        engine.stop(name, seconds=running.patience)
-        running.stop()
+
+
+def _pid(engine: Engine, name: str, running: Running) -> int | None:
+    """The container's first process; None when it has ended already."""
+    while running.exit_code is None:
+        if (found := engine.pid(name)) is not None:
+            return found
+        time.sleep(_POLL_SECONDS)
+    return None
 
 
 def _image(target: Target, options: Options, engine: Engine) -> tuple[str, list[Mount]]:
