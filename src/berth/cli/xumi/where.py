@@ -20,6 +20,8 @@ def where(
 
     It names the digest, so it means the same bytes for ever, whatever the alias points at later. Other registries that
     hold the version are named besides, with the state of the copy there.
+
+    Example: xumi where acme/file-type:production
     """
     address, _ = parse_version(ref, default="latest")
     with Berth.from_settings() as berth:
