@@ -20,8 +20,9 @@ from berth.authoring.build import build
 from berth.authoring.containers import Container, Engine, Limits, Mount, find_engine, limits_of, write_docker_archive
 from berth.authoring.manifest import Manifest, parse
 from berth.authoring.repository import LocalRepository
-from berth.authoring.running import Options, Running, relayed, started
+from berth.authoring.running import Options, relayed, started
 from berth.authoring.running_targets import find
+from berth.authoring.running_watch import Running
 from berth.authoring.unpack import unpack
 from berth.errors import BlobUnknown, IntegrityError, InvalidInput, ManifestFileInvalid, ManifestUnknown, Unavailable
 from berth.oci import digest as digests
