@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -249,6 +250,45 @@ def test_a_version_runs_with_mounted_weights_until_it_is_stopped(person: Person,
         process.kill()
         process.wait()
     poll(lambda: names(engine, "--all") == [], what="the container is gone")
+
+
+WITHOUT_PYTHON = """\
+xumi: 1
+name: acme/plain
+version: 1.0.0
+interface:
+  inputs: [{{name: text, type: text}}]
+  outputs: [{{name: text, type: text}}]
+entry: {{command: [python3, -m, http.server, "8080", --bind, 127.0.0.1, --directory, /opt/model/www]}}
+runtime: {{base: "oci-layout:{base}:{ref}", python: null}}
+hardware: {{architectures: [{architecture}]}}
+"""
+
+
+def test_a_program_without_python_answers_in_a_container_without_a_network(
+    person: Person, engine: str, tmp_path: Path
+) -> None:
+    """Any program that serves files does; with `runtime.python: null` the image gets no runtime of ours."""
+    folder = tmp_path / "plain"
+    pages = folder / "www"
+    (pages / "healthz").mkdir(parents=True)
+    for page in ("healthz/live", "healthz/ready"):
+        (pages / page).write_text('{"status": "ok"}')
+    (pages / "xumi").write_text(json.dumps({"name": "acme/plain"}))
+    (folder / "xumi.yaml").write_text(
+        WITHOUT_PYTHON.format(base=person.base, ref=demo_base.REF_NAME, architecture=demo_base.architecture())
+    )
+    person.xumi("build", folder)
+    said = json.loads(person.xumi("run", "acme/plain", "-d", "--engine", engine, "--port", "0", "-o", "json"))
+    try:
+        with urllib.request.urlopen(f"{said['url']}/xumi", timeout=30) as answer:
+            assert json.loads(answer.read()) == {"name": "acme/plain"}
+        inside = [*shlex.split(engine), "exec", said["name"], "python3", "-c", "print(open('/proc/net/dev').read())"]
+        devices = subprocess.run(inside, capture_output=True, text=True, check=True).stdout.strip().splitlines()[2:]
+        assert [line.partition(":")[0].strip() for line in devices] == ["lo"]
+    finally:
+        person.xumi("stop", said["name"])
+    assert names(engine, "--all") == []
 
 
 def test_a_detached_container_answers_until_it_is_stopped_and_a_killed_supervisor_leaves_none(

@@ -180,6 +180,12 @@ class Engine:
             options += ["--mount", mount.option()]
         return [*self.command, "run", *options, *self._devices(manifest), container.image]
 
+    def pid(self, name: str) -> int | None:
+        """The number on this machine of a container's first process; None while or when it has none."""
+        said = self.call("inspect", "--type", "container", "--format", "{{.State.Pid}}", name)
+        text = said.stdout.strip()
+        return int(text) if said.returncode == 0 and text.isdecimal() and int(text) > 0 else None
+
     def stop(self, name: str, *, seconds: int = STOP_SECONDS) -> None:
         """Ends a container in order, after `seconds` by force; one that is gone already is fine."""
         self.call("stop", "--time", str(seconds), name, seconds=seconds + _QUICK_SECONDS)

@@ -19,7 +19,14 @@ Architecture = Literal["amd64", "arm64", "arm", "ppc64le", "riscv64", "s390x", "
 class Part(BaseModel):
     """Base of everything in the manifest: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        str_strip_whitespace=True,
+        strict=True,
+        # Built at first use: most commands need the whole manifest or none of it, and never each part on its own.
+        defer_build=True,
+    )
 
 
 def size_in_bytes(value: Any) -> Any:

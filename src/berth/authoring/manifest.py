@@ -376,7 +376,8 @@ def _check_license(value: str) -> str:
     """The expression in its canonical spelling. Raises ValueError."""
     licensing = _spdx()
     try:
-        parsed = licensing.parse(value)
+        # `simple` splits at spaces, as SPDX does; the other tokenizer is slow to make.
+        parsed = licensing.parse(value, simple=True)
     except ExpressionError as error:
         raise ValueError(f"{value!r} is no SPDX licence expression: {error}") from error
     except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:

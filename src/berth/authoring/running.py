@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -19,9 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,31 +28,20 @@ from berth.authoring import running_targets as targets
 from berth.authoring.containers import (
     SOCKET,
     SOCKET_FOLDER,
-    STOP_SECONDS,
     Container,
     Engine,
     Mount,
     find_engine,
     limits_of,
 )
+from berth.authoring.running_relay import Relay, entering_command
 from berth.authoring.running_targets import Target
+from berth.authoring.running_watch import POLL_SECONDS, Running
 from berth.errors import BlobUnknown, IntegrityError, InvalidInput, Unavailable
-from xumi.caller import Caller
 from xumi.relay import connect_unix, forward, listen_tcp
 from xumi.settings import child_environment
 
-_LISTENING = re.compile(r"xumi: listening on (\S+):(\d+)\s*$")
-_KEPT_LINES = 400
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-_POLL_SECONDS = 0.05
-# What starting and loading may take beyond setup() itself.
-_GRACE_SECONDS = 60
-_EXITS = {
-    2: "it is set up wrong",
-    3: "weights are missing",
-    4: "setup() failed",
-    137: "it was killed, for want of memory",
-}
 
 
 @dataclass(frozen=True)
@@ -88,115 +75,6 @@ class Options:
     port: int = 0
     name: str | None = None
     tied: bool = False
-
-
-class Running:
-    """A started model.
-
-    Attributes:
-        address: for `xumi.caller.Caller`; known once it listens.
-        how: "process" or "container".
-        patience: seconds that calls which still run get at the end.
-    """
-
-    def __init__(
-        self, process: subprocess.Popen[str], *, how: str, address: str | None, tell: Callable[[str], None]
-    ) -> None:
-        self.how = how
-        self.address = address
-        self.patience = STOP_SECONDS
-        self._process = process
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._tell = tell
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    @property
-    def log(self) -> str:
-        """The last lines that it wrote."""
-        return "\n".join(self._lines)
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._process.poll()
-
-    def wait(self) -> int:
-        """Waits until it ends by itself; its exit code."""
-        code = self._process.wait()
-        self._reader.join(timeout=5)
-        return code
-
-    def ended(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds: a connection breaks off a moment before its process is gone."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-        return self._process.poll() is not None
-
-    def wait_ready(self, seconds: float) -> Caller:
-        """Waits until it takes calls.
-
-        Raises:
-            Unavailable: it ended, or is not ready in time; the message has what it said.
-        """
-        deadline = time.monotonic() + seconds + _GRACE_SECONDS
-        while True:
-            address = self.address
-            if address is not None and Caller(address).ready():
-                return Caller(address)
-            if self.exit_code is not None:
-                raise self.failure()
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"The model is not ready after {seconds + _GRACE_SECONDS:.0f} seconds.\n{self.log}".rstrip(),
-                    hint="Raise runtime.startup_timeout if it needs longer; "
-                    "an image built by an older xumi needs a new build, or --network.",
-                )
-            time.sleep(_POLL_SECONDS)
-
-    def failure(self) -> Unavailable:
-        """Why it ended, with its last words."""
-        code = self.wait()
-        meaning = f": {_EXITS[code]}" if code in _EXITS else ""
-        return Unavailable(
-            f"The model ended with exit code {code}{meaning}.\n{self.log}".rstrip(),
-            detail={"exit_code": code, "log": list(self._lines)},
-        )
-
-    def peak_memory(self) -> int | None:
-        """Most bytes of memory that the process ever had; None for containers and where /proc does not say."""
-        if self.how != "process":
-            return None
-        try:
-            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return None
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
-
-    def stop(self) -> None:
-        """Ends it in order, by force when it takes too long."""
-        if self.how == "container":
-            # The engine has stopped the container already; its program is about to see that.
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(self.patience)
-            except subprocess.TimeoutExpired:
-                # With the workers it may have started: it leads a group of its own.
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-        self._reader.join(timeout=5)
-
-    def _read(self) -> None:
-        for line in self._process.stdout or ():
-            text = line.rstrip("\n")
-            self._lines.append(text)
-            found = _LISTENING.search(text)
-            if found and self.address is None:
-                self.address = f"http://{found[1]}:{found[2]}"
-            self._tell(text)
 
 
 @contextmanager
@@ -288,14 +166,10 @@ def _container(target: Target, options: Options, scratch: Path, tell: Callable[[
     manifest = target.manifest
     engine = find_engine(options.engine)
     network = options.network or manifest.runtime.egress
-    # The runtime in the image serves the socket; a program without it is only reached through a port.
+    # The runtime in the image serves the socket; to a program without it somebody has to go in.
     by_socket = manifest.runtime.python is not None and not network
-    if not by_socket and not network:
-        raise InvalidInput(
-            f"{target.label} has no Python in its image, so it can only be reached through a network, and its manifest "
-            "declares none.",
-            hint="Allow one with --network, or declare runtime.egress.",
-        )
+    entering = not by_socket and not network
+    way_in = entering_command(engine, target.label) if entering else []
     image, mounts = _image(target, options, engine)
     name = options.name or f"xumi-{target.manifest.name.rpartition('/')[2][:40]}-{secrets.token_hex(4)}"
     address: str | None = None
@@ -304,7 +178,7 @@ def _container(target: Target, options: Options, scratch: Path, tell: Callable[[
         folder = _socket_folder(scratch)
         mounts = [*mounts, Mount(folder, SOCKET_FOLDER, writable=True)]
         address = f"unix:{folder / Path(SOCKET).name}"
-    else:
+    elif not entering:
         port = options.port or _free_port(options.host)
         _free(options.host, port)
         publish, address = (options.host, port), f"http://{_in_url(options.host)}:{port}"
@@ -319,11 +193,23 @@ def _container(target: Target, options: Options, scratch: Path, tell: Callable[[
         socket=by_socket,
     )
     running = Running(_spawn(engine.run(container)), how="container", address=address, tell=tell)
-    try:
+    with ExitStack() as stack:
+        stack.callback(running.stop)
+        stack.callback(lambda: engine.stop(name, seconds=running.patience))
+        if entering and (pid := _pid(engine, name, running)) is not None:
+            relay = Relay(way_in, pid, _runtime(scratch), scratch / "in.sock", port=manifest.runtime.port)
+            stack.callback(relay.stop)
+            running.address = relay.address
         yield running
-    finally:
-        engine.stop(name, seconds=running.patience)
-        running.stop()
+
+
+def _pid(engine: Engine, name: str, running: Running) -> int | None:
+    """The container's first process; None when it has ended already."""
+    while running.exit_code is None:
+        if (found := engine.pid(name)) is not None:
+            return found
+        time.sleep(POLL_SECONDS)
+    return None
 
 
 def _image(target: Target, options: Options, engine: Engine) -> tuple[str, list[Mount]]:

@@ -14,8 +14,9 @@ from typing import Any
 from berth.authoring import running_targets as targets
 from berth.authoring import samples
 from berth.authoring.manifest import Sample
-from berth.authoring.running import Options, Running, started
+from berth.authoring.running import Options, started
 from berth.authoring.running_targets import Target
+from berth.authoring.running_watch import Running
 from berth.errors import InvalidInput, Unavailable
 from xumi.caller import Caller, CallFailed
 from xumi.contract import MEDIA, check_value

@@ -47,9 +47,13 @@ def test_from_init_to_rm(xumi: Callable[..., tuple], make_project: Make, tmp_pat
     assert shown["size"] == built["size"]
     assert [f["path"] for f in shown["checkpoints"][0]["files"]] == ["a.bin", "deep/er/b.dat"]
     assert xumi("show", "acme/echo", "--manifest")[1] == (root / "xumi.yaml").read_text()
-    code, out, _ = xumi("rm", "acme/echo:1.2.3", "--prune", "-o", "json")
-    assert code == 0
-    assert json.loads(out)["freed"] > 0
+    assert json.loads(xumi("prune", "-o", "json")[1]) == {"freed": 0, "dry_run": False}
+    code, out, _ = xumi("rm", "acme/echo:1.2.3", "-o", "json")
+    assert (code, json.loads(out)["freed"]) == (0, 0)
+    freed = json.loads(xumi("prune", "--dry-run", "-o", "json")[1])["freed"]
+    assert freed > 0
+    assert json.loads(xumi("prune", "-o", "json")[1]) == {"freed": freed, "dry_run": False}
+    assert json.loads(xumi("prune", "-o", "json")[1])["freed"] == 0
     assert json.loads(xumi("ls", "-o", "json")[1]) == []
 
 

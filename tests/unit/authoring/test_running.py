@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from berth.authoring import containers, running_targets
+from berth.authoring import containers, running_relay, running_targets
 from berth.authoring.build import build
 from berth.authoring.containers import Container, Engine, Limits, Mount, find_engine, limits_of, write_docker_archive
 from berth.authoring.manifest import Manifest, parse
 from berth.authoring.repository import LocalRepository
-from berth.authoring.running import Options, Running, relayed, started
-from berth.authoring.running_targets import Target, find
+from berth.authoring.running import Options, relayed, started
+from berth.authoring.running_targets import find
+from berth.authoring.running_watch import Running
 from berth.authoring.unpack import unpack
 from berth.errors import BlobUnknown, IntegrityError, InvalidInput, ManifestFileInvalid, ManifestUnknown, Unavailable
 from berth.oci import digest as digests
@@ -352,15 +353,22 @@ def test_a_pulled_folder_without_its_image_names_the_ways_out(project: Path, hom
     assert "--image HOST/acme/echo:1.2.3" in (caught.value.hint or "")
 
 
-def test_an_image_without_python_needs_a_network(tmp_path: Path, home: Path) -> None:
-    (tmp_path / "podman").write_text("#!/bin/sh\nexit 0\n")
-    (tmp_path / "podman").chmod(0o755)
-    target = Target("acme/own", "version", manifest_with(", python: null"))
-    with (
-        pytest.raises(InvalidInput, match="only be reached through a network"),
-        started(target, Options(engine=str(tmp_path / "podman"))),
-    ):
-        pass
+def test_an_image_without_python_is_entered_by_root_and_by_the_owner_of_podman_containers_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    podman, docker = Engine("podman", ("podman", "--root", "x")), Engine("docker", ("docker",))
+    monkeypatch.setattr(running_relay.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(running_relay.os, "geteuid", lambda: 0)
+    assert running_relay.entering_command(docker, "acme/own") == ["/usr/bin/nsenter"]
+    monkeypatch.setattr(running_relay.os, "geteuid", lambda: 1000)
+    unshared = ["podman", "--root", "x", "unshare", "/usr/bin/nsenter"]
+    assert running_relay.entering_command(podman, "acme/own") == unshared
+    with pytest.raises(InvalidInput, match="only root can enter a container of docker") as caught:
+        running_relay.entering_command(docker, "acme/own")
+    assert "--network" in (caught.value.hint or "")
+    monkeypatch.setattr(running_relay.shutil, "which", lambda name: None)
+    with pytest.raises(InvalidInput, match="nsenter .* is not here"):
+        running_relay.entering_command(podman, "acme/own")
 
 
 def test_the_tar_for_docker_holds_config_and_layers_as_they_are(project: Path, home: Path) -> None:

@@ -31,6 +31,16 @@ def test_every_command_explains_itself(words: tuple[str, ...], cli: Callable[...
     assert len(ran.out.splitlines()) > 4
 
 
+@pytest.mark.parametrize("words", [("xumi", *words) for words in leaves(XUMI)], ids=" ".join)
+def test_every_command_of_xumi_shows_an_example_and_prints_json(
+    words: tuple[str, ...], cli: Callable[..., Ran]
+) -> None:
+    said = cli(*words, "--help").out
+    assert f"Example: {' '.join(words)}" in said
+    # A report is printed byte for byte as its tool wrote it.
+    assert "--output" in said or words == ("xumi", "evidence", "report")
+
+
 @pytest.mark.parametrize("program", ["berth", "xumi"])
 def test_a_program_lists_its_commands(program: str, cli: Callable[..., Ran]) -> None:
     ran = cli(program, "--help")

@@ -22,9 +22,7 @@ from tests.unit.sync.test_publishing import error, placements, work
 
 async def registry(lab: Lab, name: str = "hub") -> int:
     async with lab.database.transaction() as conn:
-        row = await stored.insert_registry(
-            conn, name=name, kind="folder", url="file:///x", username=None, secret=None, options={}, created_by="admin"
-        )
+        row = await stored.registry_named(conn, name)
     assert row is not None
     return row.id
 

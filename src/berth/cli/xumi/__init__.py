@@ -25,6 +25,7 @@ COMMANDS = Branch(
         "show": Leaf(f"{_HERE}.show:show", "Show one local version."),
         "diff": Leaf(f"{_HERE}.diff:diff", "Show what changed between two versions, or since a version."),
         "rm": Leaf(f"{_HERE}.rm:rm", "Remove a version from the local repository."),
+        "prune": Leaf(f"{_HERE}.rm:prune", "Free what no version of the local repository needs."),
         "login": Leaf(f"{_HERE}.login:login", "Store the address of a Berth service and a token for it."),
         "logout": Leaf(f"{_HERE}.login:logout", "Forget the stored token of a Berth service."),
         "push": Leaf(f"{_HERE}.push:push", "Push a built version to Berth."),

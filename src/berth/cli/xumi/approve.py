@@ -17,7 +17,10 @@ def approve(
     note: Annotated[str | None, typer.Option("--note", help="Why; kept with the decision.")] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Approve a version. Prints the verdict that follows from it."""
+    """Approve a version. Prints the verdict that follows from it.
+
+    Example: xumi approve acme/file-type:1.0.0 --note 'reviewed on Monday'
+    """
     record(ref, "approved", note, Output(output))
 
 

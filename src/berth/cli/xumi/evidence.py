@@ -19,7 +19,10 @@ def ls(
     ref: Annotated[str, typer.Argument(help="project/model:version, alias or @digest.")],
     output: OutputOption = Format.text,
 ) -> None:
-    """List the evidence about a version: every scan and check, newest first."""
+    """List the evidence about a version: every scan and check, newest first.
+
+    Example: xumi evidence ls acme/file-type:1.0.0
+    """
     with Berth.from_settings() as berth:
         items = berth.versions.evidence(ref)
     out = Output(output)
@@ -34,7 +37,10 @@ def report(
     which: Annotated[str, typer.Argument(metavar="ID|KIND", help="The evidence's id, or its kind for the newest one.")],
     file: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file; default: stdout.")] = None,
 ) -> None:
-    """Get one report in full, byte for byte as the tool wrote it."""
+    """Get one report in full, byte for byte as the tool wrote it.
+
+    Example: xumi evidence report acme/file-type:1.0.0 vulnerabilities -o trivy.json
+    """
     with Berth.from_settings() as berth:
         chosen = choose(berth.versions.evidence(ref), which)
         body, media_type = berth.versions.report(ref, chosen["id"])

@@ -15,7 +15,10 @@ def explain(
     ref: Annotated[str, typer.Argument(help="project/model:version, alias, latest, range or @digest.")],
     output: OutputOption = Format.text,
 ) -> int:
-    """Say whether a version may be pulled, and every reason why not. Exit code 0: yes, 3: no."""
+    """Say whether a version may be pulled, and every reason why not. Exit code 0: yes, 3: no.
+
+    Example: xumi explain acme/file-type:1.0.0 -o json
+    """
     with Berth.from_settings() as berth:
         verdict = berth.versions.verdict(ref)
     data = {

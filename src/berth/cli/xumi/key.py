@@ -30,6 +30,8 @@ def generate(
 
     BASE.key is readable by you only; files that are there already are never overwritten. A signature counts once the
     project trusts BASE.pub.
+
+    Example: xumi key generate --out release
     """
     password: str | None = None
     if password_prompt:

@@ -23,6 +23,8 @@ def login(
 
     The token is taken from BERTH_TOKEN, from standard input with --token-stdin, or asked for. It is tried before it
     is stored, in XUMI_HOME/credentials, readable by you only. The environment wins over what is stored.
+
+    Example: xumi login https://berth.example --token-stdin < token.txt
     """
     out = Output(output)
     settings = credentials.environment()
@@ -48,7 +50,10 @@ def logout(
     url: Annotated[str | None, typer.Argument(help="Address of the service; default: the one in use.")] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Forget the stored token of a Berth service. The token stays valid: revoke it with `berth token revoke`."""
+    """Forget the stored token of a Berth service. The token stays valid: revoke it with `berth token revoke`.
+
+    Example: xumi logout https://berth.example
+    """
     settings = credentials.environment()
     address = normal_url(url) if url else credentials.login_for(settings).url
     known = credentials.forget(settings.home, address)

@@ -35,5 +35,5 @@ def ls(
         use = repository.disk_use()
         out.note(
             f"{human_size(use.stored)} stored, {human_size(use.referenced)} of weights where they lie, "
-            f"{human_size(use.reclaimable)} can be freed by `xumi rm --prune`."
+            f"{human_size(use.reclaimable)} can be freed by `xumi prune`."
         )

@@ -24,6 +24,8 @@ def pull(
 
     Every digest is checked, and the folder appears only when all of it is there. A version that is not admitted is
     refused with every reason.
+
+    Example: xumi pull acme/file-type:^1.0 -o file-type
     """
     out = Output(output)
     with Berth.from_settings() as berth, out.progress() as progress:

@@ -28,6 +28,8 @@ def push(
 
     What is there already is not sent again, so a push that broke off goes on where it stopped. Pushing never admits
     a version: that takes its scans and whatever else the project's policy asks for.
+
+    Example: xumi push acme/file-type:1.0.0 --wait
     """
     out = Output(output)
     name = ref or named_here()

@@ -15,5 +15,8 @@ def reject(
     note: Annotated[str | None, typer.Option("--note", help="Why; kept with the decision.")] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Reject a version. Its number stays taken."""
+    """Reject a version. Its number stays taken.
+
+    Example: xumi reject acme/file-type:1.0.0 --note 'wrong training data'
+    """
     record(ref, "rejected", note, Output(output))

@@ -15,5 +15,8 @@ def revoke(
     note: Annotated[str | None, typer.Option("--note", help="Why; kept with the decision.")] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Take an approval back. The version is refused at once, whatever grace the policy gives."""
+    """Take an approval back. The version is refused at once, whatever grace the policy gives.
+
+    Example: xumi revoke acme/file-type:1.0.0
+    """
     record(ref, "revoked", note, Output(output))

@@ -1,4 +1,4 @@
-"""`xumi rm`: forget a version of the local repository."""
+"""`xumi rm` and `xumi prune`: forget versions of the local repository, and free what no version needs."""
 
 from __future__ import annotations
 
@@ -37,3 +37,16 @@ def rm(
     if prune:
         lines.append(f"freed {human_size(freed)}")
     out.result({"removed": removed, "freed": freed}, "\n".join(lines))
+
+
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much it would free.")] = False,
+    output: OutputOption = Format.text,
+) -> None:
+    """Delete blobs of the local repository that no version needs; your own weight files are never deleted.
+
+    Example: xumi prune --dry-run
+    """
+    freed = LocalRepository(environment().home).prune(dry_run=dry_run)
+    word = "Would free" if dry_run else "Freed"
+    Output(output).result({"freed": freed, "dry_run": dry_run}, f"{word} {human_size(freed)}.")

@@ -11,7 +11,8 @@ import typer
 
 from berth.authoring import detached
 from berth.authoring.hardware import size_in_bytes
-from berth.authoring.running import Options, Running, relayed, started
+from berth.authoring.running import Options, relayed, started
+from berth.authoring.running_watch import Running
 from berth.cli.output import Format, Output, OutputOption
 from berth.cli.xumi import _starting as starting
 from berth.client.credentials import environment

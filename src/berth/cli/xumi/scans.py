@@ -16,7 +16,10 @@ def scans(
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="With --wait: seconds to wait at most.")] = 900,
     output: OutputOption = Format.text,
 ) -> None:
-    """Show which scans of a version are pending."""
+    """Show which scans of a version are pending.
+
+    Example: xumi scans acme/file-type:1.0.0 --wait
+    """
     _show(ref, again=False, wait=wait, timeout=timeout, out=Output(output))
 
 
@@ -26,7 +29,10 @@ def scan(
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="With --wait: seconds to wait at most.")] = 900,
     output: OutputOption = Format.text,
 ) -> None:
-    """Scan a version again, on the service, with the scanners and databases of now."""
+    """Scan a version again, on the service, with the scanners and databases of now.
+
+    Example: xumi scan acme/file-type:1.0.0
+    """
     _show(ref, again=True, wait=wait, timeout=timeout, out=Output(output))
 
 

@@ -33,6 +33,8 @@ def sign(
 
     A signature counts once the project trusts the key. An encrypted key is opened with BERTH_KEY_PASSWORD, or its
     password is asked for.
+
+    Example: xumi sign acme/file-type:1.0.0 --key release.key
     """
     if tlog:
         raise Unsupported("Transparency logs are not supported.", hint="Leave --tlog out.")

@@ -19,7 +19,10 @@ def verify(
     key: Annotated[list[Path], typer.Option("--key", help="Public key, e.g. release.pub; can be given again.")],
     output: OutputOption = Format.text,
 ) -> int:
-    """Check the signatures of a version with public keys. Exit code 0: signed by one of them, 1: not."""
+    """Check the signatures of a version with public keys. Exit code 0: signed by one of them, 1: not.
+
+    Example: xumi verify acme/file-type:1.0.0 --key release.pub
+    """
     keys = [read_public(file) for file in key]
     with Berth.from_settings() as berth:
         checked = berth.verify(ref, keys)

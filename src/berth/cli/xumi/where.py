@@ -20,6 +20,8 @@ def where(
 
     It names the digest, so it means the same bytes for ever, whatever the alias points at later. Below it: how much of
     the version the depot holds, the other registries that hold it, and which of them is asked for what is not here.
+
+    Example: xumi where acme/file-type:production
     """
     address, _ = parse_version(ref, default="latest")
     with Berth.from_settings() as berth:
