@@ -51,6 +51,7 @@ _EXITS = {
     2: "it is set up wrong",
     3: "weights are missing",
     4: "setup() failed",
+    127: "its program is not in the image, where one without Python needs `runtime.python: null`",
     137: "it was killed, for want of memory",
 }
 
