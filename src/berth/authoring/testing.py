@@ -93,7 +93,7 @@ def run_samples(
             try:
                 caller = running.wait_ready(target.manifest.runtime.startup_timeout)
             except Unavailable as error:
-                problem = error.message
+                problem = f"{error.message}\n{error.hint}" if error.hint else error.message
                 note(Check("start", START, time.monotonic() - began, (problem,)))
                 return Report(running.how, tuple(done))
             note(Check("start", START, time.monotonic() - began))
