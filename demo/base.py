@@ -70,7 +70,7 @@ def prepare(folder: Path) -> tuple[Path, str]:
     raise BaseUnavailableError("; ".join(tried))
 
 
-def write_layout(tar: Path, folder: Path) -> Descriptor:
+def write_layout(tar: Path, folder: Path, *, level: int = 6) -> Descriptor:
     """One tar as a one-layer image, named REF_NAME, in an OCI layout; same tar, same digest."""
     layout = Layout(folder).create()
     diff = hashlib.sha256()
@@ -79,7 +79,7 @@ def write_layout(tar: Path, folder: Path) -> Descriptor:
         buffer = io.BytesIO()
         with (
             tar.open("rb") as source,
-            gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0, filename="") as out,
+            gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=level, mtime=0, filename="") as out,
         ):
             while piece := source.read(1 << 20):
                 diff.update(piece)

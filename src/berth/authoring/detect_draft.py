@@ -374,7 +374,8 @@ def _facts(weights: Weights) -> list[str]:
             values = [facts.text(f"general.{key}") for key in ("name", "architecture", "size_label")]
             said = ", ".join(comment(v) for v in values if v)
             context = f", {facts.context_length} tokens of context" if facts.context_length else ""
-            return [f"GGUF: {said or 'no name'}{context}."]
+            numbers = f", {facts.parameters} numbers of {', '.join(facts.dtypes)}" if facts.dtypes else ""
+            return [f"GGUF: {said or 'no name'}{context}{numbers}."]
         case Onnx() as facts:
             by = f" by {comment(facts.producer)}" if facts.producer else ""
             return [f"ONNX: opset {facts.opset}, IR {facts.ir_version}{by}."]

@@ -29,6 +29,19 @@ BITS = {
 _GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _GGUF_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+# ggml type → name, numbers in a block, bytes of a block
+GGML_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+}  # fmt: skip
+_MAX_DIMENSIONS = 4
+_ALIGNMENT = 32
 _MAX_TEXT = 16 * 1024 * 1024
 _MAX_ITEMS = 2_000_000
 _KEPT_TEXT = 400
@@ -46,10 +59,15 @@ class Safetensors:
 
 @dataclass(frozen=True)
 class Gguf:
-    """`values` holds the plain entries of the metadata (text cut at 400 characters), not the arrays."""
+    """`values` holds the plain entries of the metadata (text cut at 400 characters), not the arrays.
+
+    `parameters` counts numbers, `dtypes` says how they are stored, as ggml calls it.
+    """
 
     version: int
     tensors: int
+    parameters: int = 0
+    dtypes: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self, key: str) -> str:
@@ -153,7 +171,28 @@ class _Gguf:
             value = self._value(self._number("I"))
             if value is not None:
                 values[key] = value
-        return Gguf(version, tensors, values)
+        parameters, dtypes = self._tensors(tensors, values.get("general.alignment", _ALIGNMENT))
+        return Gguf(version, tensors, parameters, dtypes, values)
+
+    def _tensors(self, count: int, alignment: Any) -> tuple[int, tuple[str, ...]]:
+        """(numbers in all, their types). The data of each must lie within the file."""
+        if not isinstance(alignment, int) or not 0 < alignment <= _MAX_TEXT:
+            raise Malformed("its alignment is impossible")
+        end, parameters, dtypes = 0, 0, set()
+        for _ in range(self._counted(count)):
+            self._text(limit=65536)
+            dimensions = self._number("I")
+            if dimensions > _MAX_DIMENSIONS:
+                raise Malformed(f"a tensor has more than {_MAX_DIMENSIONS} dimensions")
+            numbers = math.prod(self._number("Q") for _ in range(dimensions))
+            kind, offset = self._number("I"), self._number("Q")
+            name, block, size = GGML_TYPES.get(kind, (f"type {kind}", 1, 0))
+            end, parameters = max(end, offset + numbers // block * size), parameters + numbers
+            dtypes.add(name)
+        start = -(-self._stream.tell() // alignment) * alignment
+        if count and start + end > self._size:
+            raise Malformed("it is cut short")
+        return parameters, tuple(sorted(dtypes))
 
     def _value(self, kind: int) -> Any:
         """A plain value, or None for an array, which is skipped."""

@@ -71,7 +71,7 @@ class Inputs(Part):
     """What was asked for when the lock was written. `base` is a digest, for its text may name a private registry."""
 
     base: _Digest
-    python: str | None
+    python: str | None = None
     requirements: list[str]
     system_packages: list[str]
 

@@ -11,6 +11,7 @@ import ast
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,10 @@ def collect(root: Path, manifest: Manifest, *, allow_secrets: bool = False) -> P
             detail={"files": sorted(refused)},
         )
     _check_names(entry.name for entry in entries)
+    private = [w.path for w in weights if not w.source.stat().st_mode & stat.S_IROTH]
+    if private:
+        # So safetensors writes them.
+        warnings.append(f"{', '.join(private)[:300]}: for the owner only, so no container can mount it; chmod o+r.")
     return Project(root=root, code=tuple(entries), weights=weights, warnings=tuple(warnings))
 
 

@@ -22,10 +22,15 @@ _KEPT_LINES = 400
 POLL_SECONDS = 0.05
 # What starting and loading may take beyond setup() itself.
 _GRACE_SECONDS = 60
+_BARE = (
+    "A folder runs on this machine's Python: install its requirements and name that Python with --python, or "
+    "`xumi build` and start the version, which has them in its image."
+)
 _EXITS = {
     2: "it is set up wrong",
     3: "weights are missing",
     4: "setup() failed",
+    127: "its program is not in the image, where one without Python needs `runtime.python: null`",
     137: "it was killed, for want of memory",
 }
 
@@ -97,8 +102,10 @@ class Running:
         """Why it ended, with its last words."""
         code = self.wait()
         meaning = f": {_EXITS[code]}" if code in _EXITS else ""
+        bare = self.how == "process" and "ModuleNotFoundError: " in self.log
         return Unavailable(
             f"The model ended with exit code {code}{meaning}.\n{self.log}".rstrip(),
+            hint=_BARE if bare else None,
             detail={"exit_code": code, "log": list(self._lines)},
         )
 

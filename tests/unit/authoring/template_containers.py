@@ -7,6 +7,7 @@ computed by the same version of it, installed here or mounted into a container o
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -95,3 +96,34 @@ def installed(folder: Path, requirements: Path | Sequence[str], *, peer: str, op
     (found,) = folder.glob(f"{peer}-*.dist-info")
     note_peer(peer, found.name.removesuffix(".dist-info"))
     return folder
+
+
+def debian_with_torch(scratch: Path) -> Path:
+    """A newer Debian with Python 3.13 and its own PyTorch, as an OCI layout; made once, beside the demo's base.
+
+    PyTorch's wheels of the package index bring CUDA: 2.8 GB to download, 5.2 GB installed. Debian's is for CPUs.
+    """
+    needs("mmdebstrap")
+    cache = ROOT / ".demo" / "cache"
+    made = cache / "torch-base"
+    if made.is_dir():
+        return made
+    if os.geteuid() != 0:
+        pytest.skip("Debian's PyTorch is installed with its scripts, which needs root")
+    tar = scratch / "torch.tar"
+    left_out = [f"--dpkgopt=path-exclude={path}/*" for path in ("/usr/share/doc", "/usr/include", "/usr/share/locale")]
+    packages = "--include=python3-torch,python3-numpy"
+    done = subprocess.run(
+        ["mmdebstrap", "--variant=essential", packages, "--skip=output/dev", *left_out, "trixie", str(tar)],
+        capture_output=True, text=True, check=False, timeout=1200,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"PyTorch WAS NOT TRIED: no Debian with it can be made here: {done.stderr[-300:]}")
+    demo_base.write_layout(tar, scratch / "torch-base", level=1)
+    tar.unlink()
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        return (scratch / "torch-base").rename(made)
+    except OSError:
+        # Another process was faster, or the cache is elsewhere.
+        return made if made.is_dir() else scratch / "torch-base"

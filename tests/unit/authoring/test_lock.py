@@ -75,6 +75,15 @@ def test_the_lock_names_base_wheels_and_runtime_by_digest_and_no_address(
     assert not lockfile.write(root, lock(root, repository))
 
 
+def test_an_image_without_python_is_locked_and_built(make_project: Make, repository: LocalRepository) -> None:
+    own = MANIFEST.replace("python: serve:Echo", "command: [./serve]").replace(
+        "runtime:\n", "runtime:\n  python: null\n"
+    )
+    root = make_project(manifest=own)
+    assert "python" not in locked(root, repository)["inputs"]
+    assert strictly(root, repository).warnings == ()
+
+
 def test_index_options_and_credentials_in_requirements_stay_out_of_the_lock(
     make_project: Make, repository: LocalRepository, wheels: Path
 ) -> None:

@@ -177,6 +177,15 @@ def test_a_model_that_does_not_start_says_why(project: Path, home: Path) -> None
     assert caught.value.detail["exit_code"] == 4
 
 
+def test_a_folder_whose_packages_are_not_here_names_the_ways_out(project: Path, home: Path) -> None:
+    (project / "serve.py").write_text("import no_such_package_here\n" + SERVE)
+    with started(find(str(project), home), Options()) as running, pytest.raises(Unavailable) as caught:
+        running.wait_ready(30)
+    assert "No module named 'no_such_package_here'" in caught.value.message
+    assert "--python" in str(caught.value.hint)
+    assert "`xumi build`" in str(caught.value.hint)
+
+
 def test_missing_weights_are_named_before_anything_starts(project: Path, home: Path) -> None:
     shutil.rmtree(project / "weights" / "deep")
     with pytest.raises(ManifestFileInvalid, match="no file matches"), started(find(str(project), home), Options()):

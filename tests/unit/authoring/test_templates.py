@@ -62,6 +62,14 @@ def test_nothing_is_replaced_unless_forced(tmp_path: Path) -> None:
     assert "OnnxModel" in (tmp_path / "serve.py").read_text()
 
 
+def test_a_fresh_clone_keeps_its_readme(tmp_path: Path) -> None:
+    for name in ("README.md", ".xumiignore"):
+        (tmp_path / name).write_text("mine")
+    written = templates.write(MODEL, "onnx", tmp_path)
+    assert sorted(p.name for p in written) == ["requirements.txt", "serve.py", "xumi.yaml"]
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 def test_an_unknown_template_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         templates.write(MODEL, "nope", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,8 @@ from berth.authoring.testing import Report, run_samples, value_of
 from berth.cli.main import run
 from berth.cli.xumi import COMMANDS
 from berth.errors import InvalidInput
+from tests.support.processes import poll
+from xumi.caller import Caller
 from xumi.problems import InvalidValue
 from xumi.values import File
 
@@ -283,3 +286,31 @@ def test_run_and_invoke_by_address_and_by_folder(xumi: Callable[..., Any], folde
     code, out, _ = xumi("invoke", folder.path, "-i", "text=ab", "-o", "json")
     assert (code, json.loads(out)["text"]) == (0, "ab")
     assert xumi("invoke")[0] == 1
+
+
+def test_the_command_template_is_tested_and_called_without_saying_its_interface(
+    xumi: Callable[..., Any], tmp_path: Path
+) -> None:
+    root = tmp_path / "own"
+    assert xumi("init", "acme/own", "--template", "command", "-d", root)[0] == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("server.py", "xumi.yaml"):
+        (root / name).write_text((root / name).read_text().replace("8080", str(port)))
+    sample = "samples:\n  - {name: loud, inputs: {text: ab}, outputs: {text: AB}}\n"
+    (root / "xumi.yaml").write_text((root / "xumi.yaml").read_text() + sample)
+    code, out, err = xumi("test", root, "-o", "json")
+    assert (code, json.loads(out)["passed"]) == (0, True), err
+    code, out, err = xumi("invoke", root, "-i", "text=7", "-o", "json")
+    assert (code, json.loads(out)) == (0, {"text": "7"}), err
+    # By address nothing is known: what is JSON goes as JSON.
+    server = subprocess.Popen([sys.executable, root / "server.py"], stderr=subprocess.DEVNULL)
+    try:
+        caller = Caller(f"http://127.0.0.1:{port}")
+        poll(caller.ready, what="the program answers")
+        code, out, err = xumi("invoke", "--url", caller.address, "-i", "text=[true]", "-o", "json")
+        assert (code, json.loads(out)) == (0, {"text": "[TRUE]"}), err
+    finally:
+        server.kill()
+        server.wait()

@@ -14,6 +14,8 @@ from berth.oci.reference import ModelName
 
 # Files whose real names would take effect inside this package.
 _RENAMED = {"xumiignore": ".xumiignore"}
+# A project may have these of its own already; nothing in a template depends on them.
+_LEFT = frozenset({"README.md", ".xumiignore"})
 # Code that imports what a model's image has and this package does not: kept from type checkers and importers.
 _CODE_SUFFIX = ".py.txt"
 _FOLDERS = {
@@ -33,7 +35,7 @@ def names() -> list[str]:
 
 
 def write(model: ModelName, template: str, destination: Path, *, author: str = "", force: bool = False) -> list[Path]:
-    """Writes a new project; returns the files written.
+    """Writes a new project; returns the files written. A README.md or .xumiignore that is there stays.
 
     Args:
         model: project and name of the new model.
@@ -45,7 +47,10 @@ def write(model: ModelName, template: str, destination: Path, *, author: str = "
         Conflict: a file exists already; nothing was written.
         InvalidInput: no such template.
     """
-    written = write_files(texts(model, template, author=author), destination, force=force)
+    files = texts(model, template, author=author)
+    if not force:
+        files = {name: text for name, text in files.items() if name not in _LEFT or not (destination / name).exists()}
+    written = write_files(files, destination, force=force)
     for name in _FOLDERS[template]:
         (destination / name).mkdir(exist_ok=True)
     return written

@@ -54,7 +54,8 @@ def invoke(
     if (target is None) == (url is None):
         raise InvalidInput("Name what to call.", hint="Write a folder or version to start, or --url of one that runs.")
     if url is not None:
-        _call(_caller(url, timeout), inputs or [], out, save)
+        caller = _caller(url, timeout)
+        _call(caller, _interface(caller), inputs or [], out, save=save)
         return
     found = starting.open_target(target or ".", force=force, out=out)
     options = Options(
@@ -63,7 +64,8 @@ def invoke(
     with starting.ended_in_order(), started(found, options) as running:
         caller = running.wait_ready(found.manifest.runtime.startup_timeout)
         caller.timeout = timeout
-        _call(caller, inputs or [], out, save)
+        # Known here: a program that serves itself need not tell it.
+        _call(caller, found.manifest.to_json()["interface"], inputs or [], out, save=save)
 
 
 def _caller(url: str, timeout: float) -> Caller:
@@ -73,12 +75,25 @@ def _caller(url: str, timeout: float) -> Caller:
         raise InvalidInput(f"{error}.") from error
 
 
-def _call(caller: Caller, given: Sequence[str], out: Output, save: Path | None) -> None:
+def _interface(caller: Caller) -> Mapping[str, Any] | None:
+    """What the model says that it takes and gives, or None when it does not say."""
     try:
-        interface = caller.manifest().get("interface") or {}
-        fields = {f["name"]: f for f in interface.get("inputs") or ()}
-        outputs = list(interface.get("outputs") or ())
-        values = dict(_value(text, fields) for text in given)
+        return caller.manifest().get("interface") or {}
+    except CallFailed as error:
+        if error.status == 404:
+            return None
+        raise _problem(error) from error
+
+
+def _call(
+    caller: Caller, interface: Mapping[str, Any] | None, given: Sequence[str], out: Output, *, save: Path | None
+) -> None:
+    unknown: Mapping[str, Any] = {"type": "text" if interface is not None else "unknown"}
+    interface = interface or {}
+    fields = {f["name"]: f for f in interface.get("inputs") or ()}
+    outputs = list(interface.get("outputs") or ())
+    values = dict(_value(text, fields, unknown) for text in given)
+    try:
         pieces = []
         for piece in caller.invoke(values):
             pieces.append(piece)
@@ -95,13 +110,15 @@ def _call(caller: Caller, given: Sequence[str], out: Output, save: Path | None) 
     out.result(answer, "\n".join(f"{name}: {notes.get(name) or _shown(value)}" for name, value in answer.items()))
 
 
-def _value(text: str, fields: Mapping[str, Mapping[str, Any]]) -> tuple[str, Any]:
+def _value(text: str, fields: Mapping[str, Mapping[str, Any]], unknown: Mapping[str, Any]) -> tuple[str, Any]:
     """Name and value of one -i. Raises InvalidInput."""
     name, equals, value = text.partition("=")
     if not equals:
         raise InvalidInput(f"-i {text} has no value.", hint=f"Write -i {text}=VALUE or -i {text}=@FILE.")
     # The model itself says what is wrong with a name it does not know.
-    field = fields.get(name, {"type": "text"})
+    field = fields.get(name, unknown)
+    if field["type"] == "unknown":
+        return name, _guessed(value)
     try:
         if value.startswith("@"):
             path = Path(value[1:])
@@ -117,6 +134,14 @@ def _value(text: str, fields: Mapping[str, Mapping[str, Any]]) -> tuple[str, Any
         raise InvalidInput(
             f"-i {name}: {value!r} is not JSON, which an input of type {field['type']} must be."
         ) from error
+
+
+def _guessed(value: str) -> Any:
+    """JSON where it is some, else text."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _problem(error: CallFailed) -> BerthError:

@@ -249,7 +249,10 @@ class Machine:
         if length > _LONGEST_TEXT:
             self._source.skip(length)
             return _OTHER  # no module or function has such a name
-        return self._source.read(length).decode("utf-8", "surrogatepass" if "UNICODE" in op.name else "replace")
+        try:
+            return self._source.read(length).decode("utf-8", "surrogatepass" if "UNICODE" in op.name else "replace")
+        except UnicodeDecodeError as error:
+            raise BrokenError("unreadable string") from error  # unpicklers end here too
 
     def _quoted(self, name: str, line: bytes) -> Any:
         try:
