@@ -26,7 +26,9 @@ def kinds(output: OutputOption = Format.text) -> None:
 def add(
     name: Name,
     kind: Annotated[str, typer.Option("--kind", help="One of `berth registry kinds`.")],
-    url: Annotated[str, typer.Option("--url", help="https://host[:port], s3://bucket/prefix, unix:///socket or file:///path.")],
+    url: Annotated[
+        str, typer.Option("--url", help="https://host[:port], s3://bucket/prefix, unix:///socket or file:///path.")
+    ],
     username: Annotated[str | None, typer.Option("--username", help="User to sign in as.")] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password or token from standard input.")
