@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pytest
 from berth.client import Berth
 from berth.errors import InvalidInput
 from tests.support.daemons import images, runnable, runs
-from tests.support.processes import BerthFactory, BerthProcess, needs, poll
+from tests.support.processes import BerthFactory, poll
+from tests.support.stock import push
 
 
 def carried_out(client: Berth, rule: str, *, plan: bool = False) -> Any:
@@ -21,19 +21,6 @@ def carried_out(client: Berth, rule: str, *, plan: bool = False) -> Any:
     started = client.sync.plan(rule) if plan else client.sync.run(rule)
     ended = client.sync.wait(int(started["id"]), timeout=120)
     return {**ended, "items": client.sync.items(ended["id"])}
-
-
-def push(berth: BerthProcess, layout: Path, name: str) -> None:
-    """A stock client pushes a whole version."""
-    said = subprocess.run(
-        [
-            needs("skopeo"), "copy", "--quiet", "--all", "--preserve-digests", "--dest-tls-verify=false",
-            f"--dest-creds=admin:{berth.admin_token}", f"oci:{layout}:{name.rpartition(':')[2]}",
-            f"docker://{berth.host}/{name}",
-        ],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert said.returncode == 0, said.stderr
 
 
 def named(url: str, name: str) -> str | None:

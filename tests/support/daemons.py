@@ -119,22 +119,28 @@ def running_podman() -> Iterator[str]:
                 subprocess.run([program, *stores, *words], env={**os.environ, **env}, capture_output=True, check=False)
 
 
-def runs(url: str, image: str) -> str:
-    """What a container of this image prints, run by the daemon itself."""
+@contextmanager
+def container_of(url: str, image: str) -> Iterator[tuple[httpx.Client, str]]:
+    """A container of an image, made by the daemon and not started; gone afterwards."""
     socket = url.removeprefix("unix://")
     with httpx.Client(transport=httpx.HTTPTransport(uds=socket), base_url="http://daemon/v1.41", timeout=60) as http:
-        host = {"NetworkMode": "none"}
-        made = http.post("/containers/create", json={"Image": image, "HostConfig": host})
+        made = http.post("/containers/create", json={"Image": image, "HostConfig": {"NetworkMode": "none"}})
         assert made.status_code == 201, made.text
-        container = made.json()["Id"]
+        container = str(made.json()["Id"])
         try:
-            started = http.post(f"/containers/{container}/start")
-            assert started.status_code == 204, started.text
-            http.post(f"/containers/{container}/wait")
-            logs = http.get(f"/containers/{container}/logs", params={"stdout": "1", "stderr": "1"})
-            return logs.content[8:].decode("utf-8", "replace")  # a frame's header comes first
+            yield http, container
         finally:
             http.delete(f"/containers/{container}", params={"force": "1"})
+
+
+def runs(url: str, image: str) -> str:
+    """What a container of this image prints, run by the daemon itself."""
+    with container_of(url, image) as (http, container):
+        started = http.post(f"/containers/{container}/start")
+        assert started.status_code == 204, started.text
+        http.post(f"/containers/{container}/wait")
+        logs = http.get(f"/containers/{container}/logs", params={"stdout": "1", "stderr": "1"})
+        return logs.content[8:].decode("utf-8", "replace")  # a frame's header comes first
 
 
 def images(url: str) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from berth.errors import Conflict, InvalidInput, NameInvalid, NotFound
 ACTION: Final = "registry.manage"
 # `depot` is our own store; the words of references (`:`, `/`) cannot be in a name.
 _NAME: Final = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+# Options that say where the credentials go besides the URL.
+_ADDRESSES: Final = ("endpoint", "api_url")
 _RESERVED: Final = frozenset({"depot", "folder"})
 
 
@@ -106,7 +108,8 @@ async def change_registry(
     row = await stored.registry_named(conn, name, lock=True)
     if row is None:
         raise NotFound(f"There is no registry '{name}'.", hint="berth registry ls shows those that are known.")
-    moved = url is not None and url != row.url
+    chosen = row.options if options is None else options
+    moved = (url is not None and url != row.url) or any(chosen.get(o) != row.options.get(o) for o in _ADDRESSES)
     if moved and row.secret is not None and secret is None:
         raise InvalidInput(
             "The stored password belongs to the address it was given for.", hint="Give the password with the new one."
@@ -114,7 +117,6 @@ async def change_registry(
     user = row.username if username is None else username
     if user is not None and secret is None and row.secret is None:
         raise InvalidInput("A user name without a password is of no use.", hint="Give both.")
-    chosen = row.options if options is None else options
     factory.check(RegistrySettings(name, row.kind, url or row.url, user, secret, chosen))
     if takes_open is False and row.takes_open and (relying := await stored.open_projects_at(conn, name)):
         raise Conflict(

@@ -12,9 +12,9 @@ import pytest
 from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import Registry, RegistrySettings, Repacking, WholeImage
 from berth.adapters.registries.daemon import DaemonRegistry, same_image
-from berth.errors import IntegrityError, InvalidInput, NotFound, RemoteError, Unavailable, Unsupported
+from berth.errors import Conflict, IntegrityError, InvalidInput, NotFound, Unavailable, Unsupported
 from berth.oci.descriptor import Descriptor
-from tests.support.daemons import images, packed, program, runs, sha256
+from tests.support.daemons import container_of, images, packed, program, runs, sha256
 
 # By kind and program; test_registry_contract.py holds them against the index.
 DAEMONS = {"daemon-docker": "dockerd", "daemon-podman": "podman"}
@@ -129,7 +129,7 @@ async def test_an_image_that_the_daemon_does_not_take_is_an_error_with_its_words
     async def read(layer: Descriptor) -> AsyncIterator[bytes]:
         yield content[layer.digest]
 
-    with pytest.raises((RemoteError, IntegrityError)):
+    with pytest.raises(Unsupported, match="does not take"):
         await daemon.load(REPOSITORY, "1.0.0", WholeImage(json.dumps(lying).encode(), whole.layers), read=read)
     assert await daemon.stat(REPOSITORY, "1.0.0") is None
 
@@ -146,6 +146,16 @@ async def test_names_go_one_by_one_and_the_last_takes_the_image(daemon: DaemonRe
     assert await daemon.delete_manifest(REPOSITORY, sha256(whole.config))
     assert not await daemon.delete_manifest(REPOSITORY, sha256(whole.config))
     assert sha256(whole.config) not in {found["Id"] for found in images(url)}
+
+
+async def test_a_name_that_a_container_uses_is_not_taken_away(daemon: DaemonRegistry, url: str, prefix: str) -> None:
+    await load(daemon, "1.0.0", f"used {secrets.token_hex(4)}")
+    name = f"{prefix}/{REPOSITORY}:1.0.0" if prefix else f"{REPOSITORY}:1.0.0"
+    with container_of(url, name):
+        with pytest.raises(Conflict, match="container"):
+            await daemon.delete_tag(REPOSITORY, "1.0.0")
+        assert await daemon.stat(REPOSITORY, "1.0.0") is not None
+    assert await daemon.delete_tag(REPOSITORY, "1.0.0")
 
 
 async def test_lists_page_without_loss_or_repetition(daemon: DaemonRegistry) -> None:

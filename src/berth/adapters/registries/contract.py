@@ -344,7 +344,10 @@ class Repacking(Protocol):
         *,
         read: Callable[[Descriptor], AsyncIterator[bytes]],
     ) -> None:
-        """Hand it an image under a name. Raises IntegrityError when it holds something else afterwards."""
+        """Hand it an image under a name that means nothing yet.
+
+        Raises Unsupported when it does not take it, IntegrityError when it would hold something else.
+        """
         ...
 
     async def save(

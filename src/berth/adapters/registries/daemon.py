@@ -49,6 +49,10 @@ _PROBLEM: Final = "A container daemon keeps whole images, neither manifests nor 
 _NEXT: Final = "Let a sync rule or `berth sync run` bring versions in and out; take blobs from the depot."
 
 
+class _Refused(RemoteError):
+    """The daemon itself says no, other than a source that fails while it is read for the daemon."""
+
+
 class DaemonRegistry:
     """A `Registry` (and `Repacking`) over a daemon's socket."""
 
@@ -126,16 +130,18 @@ class DaemonRegistry:
         references.check_repository(repository)
         references.check_tag(tag)
         name = f"{self._prefix}/{repository}:{tag}" if self._prefix else f"{repository}:{tag}"
-        async with (
-            aclosing(docker_archive.written(image, name=name, read=read)) as archive,
-            self._answer(
-                "POST", "/images/load?quiet=1", content=archive, headers={"Content-Type": "application/x-tar"}
-            ) as answer,
-        ):
-            await _read_stream(answer, name)
+        async with aclosing(docker_archive.written(image, name=name, read=read)) as archive:
+            headers = {"Content-Type": "application/x-tar"}
+            try:
+                async with self._answer("POST", "/images/load?quiet=1", content=archive, headers=headers) as answer:
+                    await _read_stream(answer, name)
+            except _Refused as error:
+                # It has seen the whole image, or all that it wants of it: sending that again changes nothing.
+                raise Unsupported(f"The daemon does not take {name}: {error.message}") from error
         if not await self.holds(repository, tag, image.config):
+            await self.delete_tag(repository, tag)
             raise IntegrityError(
-                f"The daemon does not show {name} as the image that it was given.",
+                f"The daemon showed {name} as another image than it was given; the name was taken away again.",
                 detail={"image": digests.of_bytes(image.config)},
             )
 
@@ -312,7 +318,7 @@ async def _read_stream(answer: httpx.Response, name: str) -> None:
         except ValueError:
             continue
         if isinstance(said, dict) and said.get("error"):
-            raise RemoteError(f"The daemon does not take {name}: {str(said['error'])[:300]}")
+            raise _Refused(f"its answer for {name} is: {str(said['error'])[:300]}")
 
 
 async def _bytes_of(answer: httpx.Response) -> AsyncIterator[bytes]:
@@ -331,7 +337,7 @@ def _error(status: int, body: bytes) -> Conflict | RemoteError | NotFound:
         return NotFound(f"The daemon says: {text}")
     if status == 409:
         return Conflict(f"The daemon refuses: {text}", hint="End the containers that use the image first.")
-    return RemoteError(f"The daemon refuses ({status}): {text}", detail={"status": status})
+    return _Refused(f"The daemon refuses ({status}): {text}", detail={"status": status})
 
 
 def _quoted(name: str) -> str:

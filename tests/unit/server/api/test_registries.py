@@ -124,6 +124,32 @@ async def test_a_password_is_changed_in_place_and_never_follows_to_another_addre
         assert (await world.ask("PATCH", "/registries/quay", token=root, json=bad)).status_code == 400
 
 
+async def test_a_password_follows_to_no_other_endpoint_either(staffed: Staffed) -> None:
+    world, root = staffed.world, staffed.tokens["root"]
+    here = {"endpoint": "https://store.example", "region": "eu"}
+    await add(staffed, name="shelf", kind="objects", url="s3://models", options=here)
+    for changed, status in (
+        ({"options": {**here, "endpoint": "https://evil.example"}}, 400),
+        ({"options": {"region": "eu"}}, 400),
+        ({"options": {**here, "region": "us"}}, 200),
+        ({"options": {**here, "endpoint": "https://new.example"}, "secret": "again"}, 200),
+    ):
+        answer = await world.ask("PATCH", "/registries/shelf", token=root, json=changed)
+        assert answer.status_code == status, answer.text
+
+
+async def test_a_container_daemon_is_nobodys_home(staffed: Staffed) -> None:
+    world, root = staffed.world, staffed.tokens["root"]
+    for name, kind, url in (("engine", "daemon", "unix:///run/docker.sock"), ("shelf", "folder", "file:///srv/x")):
+        made = await add(staffed, name=name, kind=kind, url=url, username=None, secret=None)
+        assert made.status_code == 201, made.text
+    refused = await world.ask("PATCH", "/projects/vision", token=root, json={"home": "engine"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_input")
+    assert "--on-admission" in refused.json()["hint"]
+    taken = await world.ask("PATCH", "/projects/vision", token=root, json={"home": "shelf"})
+    assert taken.status_code == 200, taken.text
+
+
 async def test_a_change_forgets_what_a_probe_found(staffed: Staffed, peer_url: str) -> None:
     world, root = staffed.world, staffed.tokens["root"]
     await add(staffed, url=peer_url, username=None, secret=None)
@@ -176,7 +202,10 @@ async def test_kinds_say_what_can_be_configured(staffed: Staffed) -> None:
     kinds = {kind["name"]: kind for kind in answer.json()["items"]}
     assert {"distribution", "folder", "berth"} <= set(kinds)
     assert "depot" not in kinds
-    assert "insecure" in kinds["distribution"]["options"]
+    assert {"insecure", "chunk"} <= set(kinds["distribution"]["options"])
+    assert {"endpoint", "region", "redirect"} <= set(kinds["objects"]["options"])
+    assert {"prefix", "bundle", "cert_file"} <= set(kinds["daemon"]["options"])
+    assert [name for name, kind in kinds.items() if kind["capabilities"]["repacks"]] == ["daemon"]
 
 
 async def test_a_probe_finds_what_docker_registry_can_do_and_is_remembered(staffed: Staffed, peer_url: str) -> None:
