@@ -14,6 +14,7 @@ from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import RegistrySettings
 from berth.db import registries as stored
 from berth.db.sealing import sealer
+from berth.sync.events import queries as events
 from tests.contracts.registries.harbor_double import PASSWORD, USER, HarborDouble
 from tests.contracts.registries.oci_double import sha256
 from tests.unit.server.api.conftest import Staffed
@@ -104,6 +105,17 @@ async def test_health_usage_and_what_it_knows(staff: Staffed, double: HarborDoub
     assert (await ask(staff, "GET", "/usage?project=vision"))[1] == {"project": "vision", "used": 2, "limit": None}
     found = (await ask(staff, "GET", f"/artifact?reference={REF}"))[1]
     assert (found["digest"], found["tags"], found["pulled_at"], found["pulls_told"]) == (digest, ["1.0.0"], None, 0)
+
+
+async def test_pulls_that_its_webhook_told_of_are_shown(staff: Staffed, double: HarborDouble) -> None:
+    digest = await push(double, await url_of(staff))
+    async with staff.world.database.transaction() as conn:
+        row = await stored.registry_named(conn, "harbor")
+        assert row is not None
+        for at in (staff.world.clock(), staff.world.clock()):
+            await events.count_pull(conn, row.id, repository="vision/net", digest=digest, at=at)
+        await events.count_pull(conn, row.id, repository="vision/other", digest=digest, at=staff.world.clock())
+    assert (await ask(staff, "GET", f"/artifact?reference={REF}"))[1]["pulls_told"] == 2
 
 
 async def test_a_clean_up_is_dry_unless_told_otherwise(staff: Staffed, double: HarborDouble) -> None:
