@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from berth.errors import BlobUnknown, IntegrityError, RemoteError, Unavailable
+from berth.sync.cache import fetch
 from berth.sync.cache.fetcher import Fetcher
 from berth.sync.cache.flight import HELD_BACK
 from tests.unit.sync.cache_lab import MIB, Cache, make_cache
@@ -104,6 +105,20 @@ async def test_where_one_registry_breaks_off_the_next_goes_on_from_there(cache: 
         return piece
 
     cache.served["hub"].tamper = broken
+    assert await read(cache.fetcher(), cache.digest) == cache.layer
+    assert cache.served["mirror"].asked == [(cache.digest, 2 * MIB)]
+
+
+async def test_a_registry_that_falls_silent_is_given_up_for_the_next(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(at: int, piece: bytes) -> bytes:
+        if at >= 2 * MIB:
+            await asyncio.Event().wait()
+        return piece
+
+    monkeypatch.setattr(fetch, "STALL_SECONDS", 0.2)
+    cache.served["hub"].tamper = silent
     assert await read(cache.fetcher(), cache.digest) == cache.layer
     assert cache.served["mirror"].asked == [(cache.digest, 2 * MIB)]
 
