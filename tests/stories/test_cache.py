@@ -194,6 +194,7 @@ def test_a_liar_is_a_broken_connection_leaves_nothing_and_the_next_reader_gets_t
     assert where["next"] == world.names[1]
 
 
+@pytest.mark.slow
 def test_a_range_of_a_cold_blob_is_of_the_verified_copy(world: World) -> None:
     status, headers, body = world.ask(Range="bytes=5000000-5000009")
     assert (status, body) == (206, world.layer[5_000_000:5_000_010])
@@ -201,6 +202,7 @@ def test_a_range_of_a_cold_blob_is_of_the_verified_copy(world: World) -> None:
     assert world.stored()
 
 
+@pytest.mark.slow
 def test_with_both_registries_down_the_cached_is_served_and_the_rest_is_503_with_reasons(world: World) -> None:
     world.near.down = world.far.down = True
     status, headers, body = world.ask()
@@ -237,6 +239,7 @@ def test_a_server_killed_in_mid_fetch_leaves_nothing_half_and_its_work_is_taken_
     assert world.uploads() == []
 
 
+@pytest.mark.slow
 def test_skopeo_pulls_a_version_whole_that_has_left_the_depot(world: World, tmp_path: Path) -> None:
     world.ask()
     assert world.stored()

@@ -74,6 +74,7 @@ class Fetch:
         # registry and repository → what came of asking it
         self._tried: dict[tuple[str, str], str] = {}
         self._current: Attempt | None = None
+        self._lost = False
 
     async def run(self, left: queries.Fetch) -> None:
         beat = asyncio.create_task(self._beat())
@@ -97,6 +98,7 @@ class Fetch:
             await asyncio.sleep(BEAT_SECONDS)
             with suppress(Unavailable):
                 if not await self._say():
+                    self._lost = True
                     return
 
     async def _say(self) -> bool:
@@ -135,7 +137,8 @@ class Fetch:
                     raise
             except asyncio.CancelledError:
                 flight.fail(attempt, Unavailable("The fetch was given up.", hint="Try again."))
-                await self._store.delete(attempt.location)
+                if not self._lost:  # or it belongs to somebody else by now
+                    await self._store.delete(attempt.location)
                 raise
             attempt = None
 
@@ -175,6 +178,8 @@ class Fetch:
         """The blob's bytes from the first registry that gives them; where one stops the next goes on."""
         flight = self._flight
         position = offset
+        if position == flight.size:
+            return  # a dead process had all of it, or there is nothing to have
         for place in await self._parts.in_order(flight.digest):
             if (place.registry, place.repository) in self._tried or not self._may_ask(place):
                 continue

@@ -67,6 +67,7 @@ PROJECT_ROUTES = [
     Route("GET", M + "/aliases/{alias}/history", A + "/production/history", "guest", True),
     Route("POST", M + "/aliases/{alias}/rollback", A + "/production/rollback", "reviewer"),
     Route("GET", R + "/placements", V + "/placements", "guest", True),
+    Route("GET", R + "/where", V + "/where", "guest", True),
     Route("GET", "/audit", "/audit?project=vision", "maintainer", True),
 ]
 ANYBODY = {"root", "auditor", "maintainer", "stranger"}
@@ -90,6 +91,7 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("PATCH", "/registries/none", {"url": "https://other.example"}, {"root"}),
     ("DELETE", "/registries/none", None, {"root"}),
     ("POST", "/registries/none/probe", {}, {"root"}),
+    ("POST", "/registries/none/import", {}, {"root"}),
     # Which rule decides who may; the roles are in test_sync.py.
     ("GET", "/sync/rules", None, ANYBODY),
     ("POST", "/sync/rules", {"name": "r", "source": "a", "target": "b", "project": "vision"}, {"root"}),
@@ -108,6 +110,7 @@ TEMPLATES = {
     "/tokens/999999": "/tokens/{token_id}",
     "/registries/none": "/registries/{name}",
     "/registries/none/probe": "/registries/{name}/probe",
+    "/registries/none/import": "/registries/{name}/import",
     "/sync/rules/none": "/sync/rules/{rule}",
     "/sync/rules/none/plan": "/sync/rules/{rule}/plan",
     "/sync/rules/none/runs": "/sync/rules/{rule}/runs",
