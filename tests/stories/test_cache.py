@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from berth import wiring
+from berth.client import Berth
 from berth.jobs import evict_cache, run_sync
 from berth.jobs.context import JobContext
 from berth.oci.layout import Layout
@@ -26,7 +27,8 @@ from berth.settings import ServiceSettings
 from tests.stories.images import DEBIAN, layout
 from tests.stories.test_sync import make_version, registry, run, skopeo
 from tests.support.advisories import AdvisoryRegistry, advisory_registry
-from tests.support.processes import BerthFactory, BerthProcess, needs, poll
+from tests.support.postgres import Databases
+from tests.support.processes import BerthFactory, BerthProcess, factory, needs, poll
 from tests.support.proxy import Proxy, proxied
 
 __all__ = ["advisory_registry"]
@@ -35,23 +37,34 @@ SIZE = 6_000_000
 
 
 @dataclass
-class World:
-    """Version lab/net:1.0.0 lives in `near` and `far`; the service knows it, and holds none of its layers.
+class House:
+    """A service and two registries, shared by these stories; each has a model and proxies of its own.
 
     The worker stands still, so that no scan fetches what the readers of these stories are to fetch.
     """
 
     berth: BerthProcess
+    registries: tuple[str, str]
+    url: str
+    models: int = 0
+
+
+@dataclass
+class World:
+    """Version 1.0.0 of a model lives in `near` and `far`; the service knows it, and holds none of its layers."""
+
+    berth: BerthProcess
+    model: str
+    names: tuple[str, str]
     near: Proxy
     far: Proxy
-    folder: Path
     url: str
     layer: bytes
     layer_digest: str
 
     @property
     def path(self) -> str:
-        return f"/v2/lab/net/blobs/{self.layer_digest}"
+        return f"/v2/{self.model}/blobs/{self.layer_digest}"
 
     def ask(self, method: str = "GET", path: str | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of one request; raises what a broken connection raises."""
@@ -62,6 +75,9 @@ class World:
         body = answer.read()
         conn.close()
         return answer.status, {k.lower(): v for k, v in answer.getheaders()}, body
+
+    def where(self) -> Any:
+        return run(self.berth, "xumi", "where", f"{self.model}:1.0.0")
 
     def stored(self) -> bool:
         name = self.layer_digest.partition(":")[2]
@@ -80,41 +96,47 @@ class World:
             try:
                 await work(context)
             finally:
+                await context.cache.close()
                 await context.db.close()
 
         asyncio.run(go())
 
 
-@pytest.fixture
-def world(berth_factory: BerthFactory, tmp_path: Path, database_url: str) -> Iterator[World]:
-    with (
-        registry(tmp_path / "n") as near_url,
-        registry(tmp_path / "f") as far_url,
-        proxied(near_url) as near,
-        proxied(far_url) as far,
-    ):
-        folder = tmp_path / "layout"
-        make_version(folder, "1.0.0", size=SIZE)
-        for url in (near_url, far_url):
-            copy_in(folder, url, "lab/net:1.0.0")
-        berth = berth_factory(env={"BERTH_DATABASE_URL": database_url}).start()
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("cache")
+    url = databases.service_url(databases.create())
+    with registry(folder / "n") as near, registry(folder / "f") as far, factory(folder) as make:
+        berth = make(env={"BERTH_DATABASE_URL": url}).start()
         worker = berth.children["worker"]
         os.kill(worker, signal.SIGSTOP)
         try:
-            document = json.loads((folder / "index.json").read_text())
-            manifest = json.loads(Layout(folder).read(document["manifests"][0]["digest"]))
-            digest = manifest["layers"][0]["digest"]
-            made = World(berth, near, far, folder, database_url, Layout(folder).read(digest), digest)
             run(berth, "berth", "project", "create", "lab", "--policy", "open")
-            for name, proxy in (("near", near), ("outer", far)):
-                add(berth, name, proxy)
-                number = run(berth, "berth", "registry", "import", name)["id"]
-                made.job(lambda context, number=number: run_sync.run(context, run_id=number))
-                found = run(berth, "berth", "sync", "status", "--run", str(number))
-                assert (found["state"], found["counts"]) == ("succeeded", {"done": 1})
-            yield made
+            yield House(berth, (near, far), url)
         finally:
             os.kill(worker, signal.SIGCONT)
+
+
+@pytest.fixture
+def world(house: House, tmp_path: Path) -> Iterator[World]:
+    house.models += 1
+    model = f"lab/net{house.models}"
+    make_version(tmp_path / "layout", "1.0.0", size=SIZE)
+    layout = Layout(tmp_path / "layout")
+    document = json.loads((tmp_path / "layout" / "index.json").read_text())
+    digest = json.loads(layout.read(document["manifests"][0]["digest"]))["layers"][0]["digest"]
+    with proxied(house.registries[0]) as near, proxied(house.registries[1]) as far:
+        names = (f"near{house.models}", f"outer{house.models}")
+        made = World(house.berth, model, names, near, far, house.url, layout.read(digest), digest)
+        with Berth(house.berth.url, token=house.berth.admin_token) as client:
+            for name, proxy, real in zip(names, (near, far), house.registries, strict=True):
+                copy_in(tmp_path / "layout", real, f"{model}:1.0.0")
+                client.registries.add(name, kind="distribution", url=f"http://{proxy.address}")
+                number = int(client.registries.import_(name, repository=model)["id"])
+                made.job(lambda context, number=number: run_sync.run(context, run_id=number))
+                found = client.sync.status(number)
+                assert (found["state"], found["counts"]) == ("succeeded", {"done": 1})
+        yield made
 
 
 def copy_in(folder: Path, host: str, name: str) -> None:
@@ -130,18 +152,20 @@ def test_an_import_moves_no_layer_and_twenty_readers_at_once_move_it_once(world:
     assert world.near.blobs + world.far.blobs != [], "the config was read"
     assert world.layer_digest not in world.near.blobs + world.far.blobs
     assert world.near.answered + world.far.answered < 100_000
-    where = run(world.berth, "xumi", "where", "lab/net:1.0.0")
+    where = world.where()
     assert where["depot"]["state"] == "partly"
     assert where["depot"]["bytes"] - where["depot"]["bytes_here"] == len(world.layer)
-    assert [(place["registry"], place["found"]) for place in where["registries"]] == [("near", True), ("outer", True)]
-    assert where["next"] == "near"
+    assert [(place["registry"], place["found"]) for place in where["registries"]] == [
+        (name, True) for name in world.names
+    ]
+    assert where["next"] == world.names[0]
 
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(lambda _: world.ask(), range(20)))
     assert {status for status, _, _ in answers} == {200}
     assert all(body == world.layer for _, _, body in answers)
     assert (world.near.blobs + world.far.blobs).count(world.layer_digest) == 1
-    assert run(world.berth, "xumi", "where", "lab/net:1.0.0")["depot"]["state"] == "cached"
+    assert world.where()["depot"]["state"] == "cached"
     assert world.uploads() == []
 
 
@@ -162,11 +186,15 @@ def test_a_liar_is_a_broken_connection_leaves_nothing_and_the_next_reader_gets_t
     status, _, body = world.ask()
     assert (status, body == world.layer) == (200, True)
     assert world.uploads() == []
-    where = run(world.berth, "xumi", "where", "lab/net:1.0.0")
-    assert [(p["registry"], p["trusted"]) for p in where["registries"]] == [("near", False), ("outer", True)]
-    assert where["next"] == "outer"
+    where = world.where()
+    assert [(p["registry"], p["trusted"]) for p in where["registries"]] == [
+        (world.names[0], False),
+        (world.names[1], True),
+    ]
+    assert where["next"] == world.names[1]
 
 
+@pytest.mark.slow
 def test_a_range_of_a_cold_blob_is_of_the_verified_copy(world: World) -> None:
     status, headers, body = world.ask(Range="bytes=5000000-5000009")
     assert (status, body) == (206, world.layer[5_000_000:5_000_010])
@@ -174,13 +202,14 @@ def test_a_range_of_a_cold_blob_is_of_the_verified_copy(world: World) -> None:
     assert world.stored()
 
 
+@pytest.mark.slow
 def test_with_both_registries_down_the_cached_is_served_and_the_rest_is_503_with_reasons(world: World) -> None:
     world.near.down = world.far.down = True
     status, headers, body = world.ask()
     assert (status, int(headers["retry-after"]) >= 1) == (503, True)
     [problem] = json.loads(body)["errors"]
-    assert [place["registry"] for place in problem["detail"]["registries"]] == ["near", "outer"]
-    assert world.ask(path="/v2/lab/net/manifests/1.0.0")[0] == 200
+    assert [place["registry"] for place in problem["detail"]["registries"]] == list(world.names)
+    assert world.ask(path=f"/v2/{world.model}/manifests/1.0.0")[0] == 200
     world.near.down = world.far.down = False
     poll(lambda: world.ask()[0] == 200, what="it is served once they are back", seconds=90)
     world.near.down = world.far.down = True
@@ -210,6 +239,7 @@ def test_a_server_killed_in_mid_fetch_leaves_nothing_half_and_its_work_is_taken_
     assert world.uploads() == []
 
 
+@pytest.mark.slow
 def test_skopeo_pulls_a_version_whole_that_has_left_the_depot(world: World, tmp_path: Path) -> None:
     world.ask()
     assert world.stored()
@@ -221,8 +251,8 @@ def test_skopeo_pulls_a_version_whole_that_has_left_the_depot(world: World, tmp_
 
     world.job(let_go, cache_bytes=1)
     assert not world.stored()
-    assert run(world.berth, "xumi", "where", "lab/net:1.0.0")["depot"]["state"] == "remote"
-    source = f"docker://{world.berth.host}/lab/net:1.0.0"
+    assert world.where()["depot"]["state"] == "remote"
+    source = f"docker://{world.berth.host}/{world.model}:1.0.0"
     skopeo(
         "copy", "--quiet", "--src-tls-verify=false", "--src-creds", f"admin:{world.berth.admin_token}",
         source, f"oci:{tmp_path / 'out'}:1.0.0",

@@ -27,8 +27,10 @@ from berth.sync.images import bring, holds_version
 from berth.sync.listing import all_tags, compared
 from berth.sync.places import RegistryDirectory
 from berth.sync.plan import Terms, plan
+from berth.sync.publishing import queries as placing
 from berth.sync.publishing import record
 from berth.sync.publishing.publish import held_back
+from berth.sync.publishing.recall import recall
 from berth.sync.queries import ItemRow
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 from berth.sync.underway import ItemJournal, Underway, begin
@@ -55,14 +57,15 @@ async def carry_out(
         rule = await queries.rule_of_run(conn, run_id)
     if run is None or rule is None:
         return
-    work = _Run(db, rule, run.id, now=now, sleep=sleep)
-    await work.through(lambda: work.carry_out(places, planned=run.planned, only_plan=run.kind == "plan"))
+    work = _Run(db, places, rule, run.id, now=now, sleep=sleep)
+    await work.through(lambda: work.carry_out(planned=run.planned, only_plan=run.kind == "plan"))
 
 
 class _Run(Underway):
     def __init__(
         self,
         db: Database,
+        places: RegistryDirectory,
         rule: Rule,
         run_id: int,
         *,
@@ -70,17 +73,18 @@ class _Run(Underway):
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         super().__init__(db, run_id, now=now, sleep=sleep)
+        self._places = places
         self._rule = rule
         self._terms: Terms = read_terms(rule.terms, project=rule.project)
         self._flow = Flow(limits_of(rule.terms), sleep=sleep)
 
-    async def carry_out(self, places: RegistryDirectory, *, planned: bool, only_plan: bool) -> None:
-        source = await places.open(self._rule.source)
+    async def carry_out(self, *, planned: bool, only_plan: bool) -> None:
+        source = await self._places.open(self._rule.source)
         try:
-            target = source if self._rule.target == self._rule.source else await places.open(self._rule.target)
+            target = source if self._rule.target == self._rule.source else await self._places.open(self._rule.target)
             try:
                 if not planned:
-                    await self._plan(places, source, target)
+                    await self._plan(source, target)
                 if not only_plan:
                     await self._execute(source, target)
             finally:
@@ -88,8 +92,8 @@ class _Run(Underway):
         finally:
             await source.close()
 
-    async def _plan(self, places: RegistryDirectory, source: Registry, target: Registry) -> None:
-        depot = await places.open(DEPOT)
+    async def _plan(self, source: Registry, target: Registry) -> None:
+        depot = await self._places.open(DEPOT)
         judge = depot if isinstance(depot, DepotRegistry) else None
         ours, theirs = await again(lambda: compared(self._terms, source, target, judge=judge), flow=self._flow)
         if isinstance(source, DepotRegistry):
@@ -208,6 +212,7 @@ class _Run(Underway):
         if found is not None and found.digest != digest:
             raise Conflict(f"{repository}:{item.tag} has changed at the target since the plan was made.")
         notes = []
+        placed = await self._recalled(repository, item.target_digest or "") if found is not None else []
         if found is not None and self._terms.delete == "delete" and not await self._shared(target, item):
             await again(lambda: target.delete_manifest(repository, digest), flow=self._flow)
         elif found is not None:
@@ -216,7 +221,29 @@ class _Run(Underway):
             await again(lambda: target.delete_tag(repository, item.tag), flow=self._flow)
             if target.capabilities.last_tag_takes_content and await target.stat(repository, digest) is None:
                 notes.append("This registry deletes content with its last name: it is gone there.")
-        await self.write(lambda conn: queries.set_item(conn, item.id, state="done", notes=notes))
+
+        async def done(conn: AsyncConnection) -> None:
+            await queries.set_item(conn, item.id, state="done", notes=notes)
+            for placement in placed:
+                await placing.settle(
+                    conn, placement, state="withdrawn", now=self._now(), error="A sync rule removed it."
+                )
+
+        await self.write(done)
+
+    async def _recalled(self, repository: str, digest: str) -> list[int]:
+        """The places of ours that a removal at the target takes away; what they alone hold is in the depot again."""
+        registry = self._rule.target
+        async with self._db.reading() as conn:
+            placed = await placing.placed_at(conn, registry=registry, repository=repository, digest=digest)
+        by_repository: dict[int, list[int]] = {}
+        for placement, repository_id in placed:
+            by_repository.setdefault(repository_id, []).append(placement)
+        depot = await self._places.open(DEPOT)
+        if isinstance(depot, DepotRegistry):
+            for repository_id, ids in by_repository.items():
+                await recall(self._db, depot.fetcher, ids, repository_id=repository_id, root=digest, now=self._now())
+        return [placement for placement, _ in placed]
 
     async def _shared(self, target: Registry, item: ItemRow) -> bool:
         """Whether another name at the target means the same content, which deleting by digest would take away too."""

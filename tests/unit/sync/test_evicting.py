@@ -10,9 +10,11 @@ from sqlalchemy import text
 
 from berth.access.decide import Actor
 from berth.access.registries import remove_registry
+from berth.adapters.registries.folder import FolderRegistry
 from berth.errors import BerthError, Conflict, RemoteError
 from berth.jobs import collect_garbage, evict_cache, withdraw_version
 from berth.settings import ServiceSettings
+from berth.sync import runs
 from berth.sync.cache import evict as evicting
 from berth.sync.cache.evict import Evicted, evict
 from tests.unit.sync.cache_lab import Cache, make_cache
@@ -215,3 +217,19 @@ async def test_a_registry_that_holds_the_only_copy_is_not_forgotten(cache: Cache
         await cache.fetcher().ensure(row.digest)
     async with lab.database.transaction() as conn:
         await remove_registry(conn, ADMIN, "hub")
+
+
+async def test_a_rule_that_removes_a_copy_brings_back_first_what_it_alone_holds(cache: Cache, lab: Lab) -> None:
+    await let_go(lab)
+    async with lab.database.transaction() as conn:
+        await conn.execute(text("delete from placements where registry = 'hub'"))
+    lab.faults["hub"] = FolderRegistry(lab.folder / "empty")  # type: ignore[assignment]
+    await push_image(lab.faults["hub"], "lab/net", "2.0.0", layers=[b"other"])
+    object.__setattr__(lab.places, "fetcher", cache.fetcher())
+    rule = await lab.rule("clean", "hub", "mirror", delete="delete")
+    async with lab.database.transaction() as conn:
+        number = await runs.start(conn, rule, kind="run", by="admin")
+    await runs.carry_out(lab.database, lab.places, number, now=lab.clock)
+    assert await cache.served["mirror"].stat("lab/net", "1.0.0") is None
+    assert await here(lab, cache.layer) == [True]
+    assert await lab.rows("select registry, state from placements") == [("mirror", "withdrawn")]

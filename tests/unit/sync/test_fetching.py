@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from berth.errors import BlobUnknown, IntegrityError, RemoteError, Unavailable
-from berth.sync.cache.fetcher import Fetcher
-from berth.sync.cache.flight import HELD_BACK
+from berth.sync.cache import fetch
+from berth.sync.cache.fetcher import UNATTENDED, Fetcher
 from tests.unit.sync.cache_lab import MIB, Cache, make_cache
 from tests.unit.sync.conftest import Lab
+from tests.unit.sync.made import push_image, sha256
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ async def test_the_end_is_held_back_until_the_digest_agrees_and_a_liar_is_a_brok
     with pytest.raises(IntegrityError):
         async for piece in fetcher.stream(cache.digest):
             seen += piece
-    assert len(seen) <= len(cache.layer) - HELD_BACK
+    assert len(seen) <= len(cache.layer) - MIB
     # For the next reader the other registry is asked, at once and from the first byte on.
     assert await read(fetcher, cache.digest) == cache.layer
     assert cache.served["mirror"].asked == [(cache.digest, 0)]
@@ -104,6 +105,20 @@ async def test_where_one_registry_breaks_off_the_next_goes_on_from_there(cache: 
         return piece
 
     cache.served["hub"].tamper = broken
+    assert await read(cache.fetcher(), cache.digest) == cache.layer
+    assert cache.served["mirror"].asked == [(cache.digest, 2 * MIB)]
+
+
+async def test_a_registry_that_falls_silent_is_given_up_for_the_next(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(at: int, piece: bytes) -> bytes:
+        if at >= 2 * MIB:
+            await asyncio.Event().wait()
+        return piece
+
+    monkeypatch.setattr(fetch, "STALL_SECONDS", 0.2)
+    cache.served["hub"].tamper = silent
     assert await read(cache.fetcher(), cache.digest) == cache.layer
     assert cache.served["mirror"].asked == [(cache.digest, 2 * MIB)]
 
@@ -184,6 +199,58 @@ async def test_what_a_dead_process_left_is_no_reason_to_blame_anybody_else(cache
     await fetcher.ensure(cache.digest)
     assert [registry.asked for registry in cache.served.values()] == [[(cache.digest, 2 * MIB)], [(cache.digest, 0)]]
     assert fetcher.health.state("hub").trusted
+
+
+async def test_all_that_a_dead_process_lacked_was_the_last_step(cache: Cache, lab: Lab) -> None:
+    upload = await lab.store.create_upload("fetch-of-the-dead")
+    (lab.store.root / upload).write_bytes(cache.layer)
+    async with lab.database.transaction() as conn:
+        await conn.execute(
+            text("insert into fetches values (:d, 'dead', :l, :n, clock_timestamp())"),
+            {"d": cache.digest, "l": upload, "n": len(cache.layer)},
+        )
+    assert await read(cache.fetcher(), cache.digest) == cache.layer
+    assert [registry.asked for registry in cache.served.values()] == [[], []]
+
+
+async def test_of_fetches_without_readers_only_a_few_are_finished(lab: Lab) -> None:
+    cache = await make_cache(lab, 100_000)
+    blobs = [b"blob %d" % number * 1000 for number in range(UNATTENDED + 3)]
+    root = await push_image(lab.depot, "lab/net", "2.0.0", layers=blobs)
+    await push_image(cache.served["hub"], "lab/net", "2.0.0", layers=blobs)
+    async with lab.database.transaction() as conn:
+        await conn.execute(
+            text(
+                "insert into placements (version_id, registry, repository, state) "
+                "select id, 'hub', 'lab/net', 'published' from versions where digest = :d"
+            ),
+            {"d": root},
+        )
+    for blob in blobs:
+        await cache.forget(sha256(blob))
+    go = asyncio.Event()
+
+    async def slow(_: int, piece: bytes) -> bytes:
+        await go.wait()
+        return piece
+
+    cache.served["hub"].tamper = slow
+    fetcher = cache.fetcher()
+    readers = [asyncio.create_task(read(fetcher, sha256(blob))) for blob in blobs]
+    while len(cache.served["hub"].asked) < len(blobs):
+        await asyncio.sleep(0.01)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    go.set()
+    names = {sha256(blob) for blob in blobs}
+    for _ in range(500):
+        rows = await lab.rows("select digest from blobs where location is not null")
+        if len(names & {row.digest for row in rows}) == UNATTENDED and cache.files() == []:
+            break
+        await asyncio.sleep(0.02)
+    else:
+        raise AssertionError("that many were finished, and nothing of the others is left")
 
 
 async def test_a_scan_has_its_content_here_and_it_stays(cache: Cache, lab: Lab) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from berth.errors import ManifestUnknown
 from berth.gates.verdicts import verdict_of
+from berth.jobs import publish_version, schedule_sync, withdraw_version
 from berth.sync import queries
 from berth.sync.importing import run as imports
 from berth.sync.importing.decide import Known, Scope, decide
@@ -99,7 +100,10 @@ async def test_versions_become_known_without_their_layers_and_are_refused_until_
     async with lab.database.transaction() as conn:
         assert not (await verdict_of(conn, row.repository_id, root, lab.now)).admitted
     # Nothing that was found is taken away there, although it is denied here.
+    lab.forward(days=1)
+    await schedule_sync.run(lab.context)
     assert await lab.jobs("withdraw_version") == []
+    await withdraw_version.run(lab.context, repository_id=row.repository_id, root=root)
     assert await lab.hub.stat("lab/net", "1.0.0") is not None
 
 
@@ -161,3 +165,18 @@ async def test_a_manifest_that_is_not_its_digest_is_refused(lab: Lab, hub: Fault
     assert (run.state, items[0].state) == ("failed", "failed")
     assert "other bytes" in (items[0].error or "")
     assert await lab.rows("select 1 from versions") == []
+
+
+async def test_what_is_published_to_the_place_where_it_was_found_is_ours_to_take_back(lab: Lab, hub: Faulty) -> None:
+    await lab.project("lab", {"preset": "open"}, home="hub")
+    root = await push_image(lab.hub, "lab/net", "1.0.0", layers=[b"x" * 100_000])
+    await import_(lab)
+    for args in await lab.jobs("publish_version"):
+        await publish_version.run(lab.context, **args)
+    assert await lab.rows("select state, found, bytes from placements") == [("published", False, 0)]
+    await lab.decide("lab/net", root, "revoked")
+    [args] = await lab.jobs("withdraw_version")
+    object.__setattr__(lab.context, "fetcher", lab.places.fetcher)
+    await withdraw_version.run(lab.context, **args)
+    assert await lab.hub.stat("lab/net", "1.0.0") is None
+    assert await lab.rows("select 1 from blobs where location is null") == [], "its layer is here instead"

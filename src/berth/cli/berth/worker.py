@@ -44,7 +44,10 @@ def worker(
         for sent in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sent, stop.set)
         supervisor.say_ready()
-        await runner.work(database_url, context, stop=stop, queues=queue, concurrency=settings.worker_concurrency)
+        try:
+            await runner.work(database_url, context, stop=stop, queues=queue, concurrency=settings.worker_concurrency)
+        finally:
+            await context.cache.close()
 
     supervisor.wait_for_go()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:

@@ -112,11 +112,13 @@ async def _opened(
     exchange: Exchange, facts: BlobFacts, start: int, length: int
 ) -> tuple[str, AsyncGenerator[bytes, None]]:
     """Where the bytes come from, and they themselves. Part of a blob that is not here waits for the verified whole."""
+    if facts.location is not None:
+        return "depot", _read_depot(exchange, facts.digest, facts.location, start, length)
     cache = exchange.services.cache
-    if facts.location is None and length == facts.size:
+    if length == facts.size:
         return "registry", cache.stream(facts.digest)
-    location = facts.location or await cache.ensure(facts.digest)
-    return "depot" if facts.location else "registry", _read_depot(exchange, facts.digest, location, start, length)
+    location = await cache.ensure(facts.digest)
+    return "registry", _read_depot(exchange, facts.digest, location, start, length)
 
 
 async def _read_depot(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,8 @@ from berth.sync.cache.health import Health
 from berth.sync.cache.opened import Opened
 from berth.sync.cache.queries import Place
 
+# A registry that says nothing for so long is given up for the next one: somebody waits.
+STALL_SECONDS: Final = 20.0
 LEASE_SECONDS: Final = 6.0
 BEAT_SECONDS: Final = 2.0
 log = structlog.get_logger(__name__)
@@ -72,6 +74,7 @@ class Fetch:
         # registry and repository → what came of asking it
         self._tried: dict[tuple[str, str], str] = {}
         self._current: Attempt | None = None
+        self._lost = False
 
     async def run(self, left: queries.Fetch) -> None:
         beat = asyncio.create_task(self._beat())
@@ -95,6 +98,7 @@ class Fetch:
             await asyncio.sleep(BEAT_SECONDS)
             with suppress(Unavailable):
                 if not await self._say():
+                    self._lost = True
                     return
 
     async def _say(self) -> bool:
@@ -133,7 +137,8 @@ class Fetch:
                     raise
             except asyncio.CancelledError:
                 flight.fail(attempt, Unavailable("The fetch was given up.", hint="Try again."))
-                await self._store.delete(attempt.location)
+                if not self._lost:  # or it belongs to somebody else by now
+                    await self._store.delete(attempt.location)
                 raise
             attempt = None
 
@@ -173,6 +178,8 @@ class Fetch:
         """The blob's bytes from the first registry that gives them; where one stops the next goes on."""
         flight = self._flight
         position = offset
+        if position == flight.size:
+            return  # a dead process had all of it, or there is nothing to have
         for place in await self._parts.in_order(flight.digest):
             if (place.registry, place.repository) in self._tried or not self._may_ask(place):
                 continue
@@ -182,7 +189,7 @@ class Fetch:
                     self._parts.opened.borrow(place.registry) as registry,
                     aclosing(registry.blob(place.repository, flight.digest, offset=position)) as pieces,  # type: ignore[type-var]
                 ):
-                    async for piece in pieces:
+                    while (piece := await _next(pieces)) is not None:
                         if first:
                             self._health.answered(place.registry, time.monotonic() - began)
                             givers.append(place)
@@ -203,6 +210,8 @@ class Fetch:
                 raise
             except NotFound as error:
                 self._note(place, error.message, "missing")
+            except TimeoutError:
+                self._note(place, f"It has sent nothing for {STALL_SECONDS:g} s.", "failed")
             except BerthError as error:
                 self._note(place, error.message, "failed")
         raise self._nobody()
@@ -268,6 +277,12 @@ class Fetch:
 
 class _Wrong(IntegrityError):
     """An attempt brought other bytes."""
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    """The next piece, None at the end. Raises TimeoutError when it does not come."""
+    async with asyncio.timeout(STALL_SECONDS):
+        return await anext(pieces, None)
 
 
 def _upload_id() -> str:

@@ -122,6 +122,19 @@ async def placements_of_version(conn: AsyncConnection, version: int) -> list[Pla
     return [Placement(**row._mapping) for row in rows]
 
 
+async def placed_at(conn: AsyncConnection, *, registry: str, repository: str, digest: str) -> list[tuple[int, int]]:
+    """(placement, repository here) of the versions of a digest that are at a place."""
+    rows = await conn.execute(
+        text(
+            "select l.id, v.repository_id from placements l join versions v on v.id = l.version_id "
+            "where l.registry = :registry and l.repository = :repository and v.digest = :digest "
+            "and l.state in ('published','exposed','failed') order by l.id"
+        ),
+        {"registry": registry, "repository": repository, "digest": digest},
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
 async def intend(
     conn: AsyncConnection, *, version: int, registry: str, repository: str, now: datetime, error: str | None
 ) -> tuple[int, bool, int]:

@@ -18,7 +18,6 @@ from berth.db.engine import Database
 from berth.errors import BerthError, IntegrityError, InvalidInput
 from berth.gates.policies import from_json
 from berth.oci.version import to_tag
-from berth.sync.cache import queries as blobs
 from berth.sync.cache.fetcher import Fetcher
 from berth.sync.copy import PASSING
 from berth.sync.images import holds_version
@@ -26,6 +25,7 @@ from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries
 from berth.sync.publishing.publish import is_admitted
 from berth.sync.publishing.queries import Placement
+from berth.sync.publishing.recall import recall
 from berth.sync.rules import DEPOT
 
 LEFT: Final = {
@@ -62,13 +62,7 @@ async def withdraw(
     policy = _on_deny(versions[0].policy) if versions else "untag"
     passing: BerthError | None = None
     if held and policy not in LEFT:
-        missing = await _brought_back(db, cache, held, repository_id=repository_id, root=root, now=now())
-        if missing is not None:
-            async with db.transaction() as conn:
-                for placement in held:
-                    why = f"It stays until its bytes, of which it is the only copy, are here again: {missing}"
-                    await queries.settle(conn, placement.id, state="exposed", now=now(), error=why)
-            raise missing
+        await recall(db, cache, [p.id for p in held], repository_id=repository_id, root=root, now=now())
     for placement in held:
         state, error = "exposed", LEFT.get(policy)
         if error is None:
@@ -84,24 +78,6 @@ async def withdraw(
         log.info("withdrawn" if state == "withdrawn" else "exposed", registry=placement.registry, root=root)
     if passing is not None:
         raise passing
-
-
-async def _brought_back(
-    db: Database, cache: Fetcher, held: list[Placement], *, repository_id: int, root: str, now: datetime
-) -> BerthError | None:
-    """Have everything in the depot again of which these copies are the last; why not, if it did not work."""
-    async with db.transaction() as conn:
-        for placement in held:
-            await queries.about_to_go(conn, placement.id, now=now)
-    async with db.reading() as conn:
-        stranded = await blobs.stranded_by(conn, repository_id, root)
-    try:
-        for digest in stranded:
-            await cache.ensure(digest)
-    except BerthError as error:
-        log.warning("withdrawal_waits", root=root, code=error.code, message=error.message)
-        return error
-    return None
 
 
 async def _take_back(places: RegistryDirectory, placement: Placement, origin: str, *, delete: bool) -> str | None:

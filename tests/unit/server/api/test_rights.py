@@ -75,6 +75,7 @@ PROJECT_ROUTES = [
         "reader",
         body={"versions": "1.0.0", "to": "nowhere/net"},
     ),
+    Route("GET", R + "/where", V + "/where", "guest", True),
     Route("GET", "/audit", "/audit?project=vision", "maintainer", True),
 ]
 ANYBODY = {"root", "auditor", "maintainer", "stranger"}
@@ -127,6 +128,7 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("GET", "/export", None, ANYBODY),
     ("GET", "/export/plan", None, ANYBODY),
     ("POST", "/import", None, ANYBODY),
+    ("POST", "/registries/none/import", {}, {"root"}),
     # Which rule decides who may; the roles are in test_sync.py.
     ("GET", "/sync/rules", None, ANYBODY),
     ("POST", "/sync/rules", {"name": "r", "source": "a", "target": "b", "project": "vision"}, {"root"}),
@@ -170,6 +172,7 @@ TEMPLATES = {
     "/registries/none/projects/vision/retention": "/registries/{name}/projects/{managed}/retention",
     "/registries/none/projects/vision/retention/runs": "/registries/{name}/projects/{managed}/retention/runs",
     "/registries/none/projects/vision/retention/runs/1": "/registries/{name}/projects/{managed}/retention/runs/{run}",
+    "/registries/none/import": "/registries/{name}/import",
     "/sync/rules/none": "/sync/rules/{rule}",
     "/sync/rules/none/plan": "/sync/rules/{rule}/plan",
     "/sync/rules/none/runs": "/sync/rules/{rule}/runs",

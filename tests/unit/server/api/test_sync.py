@@ -128,6 +128,43 @@ async def test_switching_off_takes_the_schedule_away(staff: Staffed) -> None:
     assert (on["enabled"], on["next_run_at"] is None) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("who", "body", "status"),
+    [
+        ("root", {}, 202),
+        ("maintainer", {"project": "vision"}, 202),
+        ("maintainer", {}, 403),
+        ("reviewer", {"project": "vision"}, 403),
+        ("stranger", {"project": "vision"}, 404),
+        ("root", {"project": "nothing-here"}, 404),
+        ("root", {"project": "Not A Name"}, 400),
+        ("root", {"colour": "red"}, 422),
+    ],
+)
+async def test_who_may_import_and_from_what(staff: Staffed, who: str, body: dict[str, Any], status: int) -> None:
+    answered, told = await ask(staff, who, "POST", "/registries/hub/import", body)
+    assert answered == status, told
+    assert (await ask(staff, "root", "POST", "/registries/nowhere/import", {}))[0] == 404
+
+
+async def test_an_import_is_a_run_that_can_be_looked_at_and_stopped(staff: Staffed) -> None:
+    _, dry = await ask(staff, "maintainer", "POST", "/registries/hub/import", {"project": "vision", "dry_run": True})
+    _, run = await ask(staff, "maintainer", "POST", "/registries/hub/import", {"project": "vision"})
+    assert [(r["kind"], r["rule"], r["state"]) for r in (dry, run)] == [
+        ("import-plan", "import of hub", "queued"),
+        ("import", "import of hub", "queued"),
+    ]
+    assert (await ask(staff, "maintainer", "POST", "/registries/hub/import", {"project": "vision"}))[0] == 409
+    path = f"/sync/runs/{run['id']}"
+    assert (await ask(staff, "guest", "GET", path))[1]["state"] == "queued"
+    assert (await ask(staff, "stranger", "GET", path))[0] == 404
+    assert (await ask(staff, "guest", "GET", f"{path}/items"))[1]["items"] == []
+    assert (await ask(staff, "reviewer", "POST", f"{path}/cancel"))[0] == 403
+    assert (await ask(staff, "maintainer", "POST", f"{path}/cancel"))[1]["cancel_requested"] is True
+    _, whole = await ask(staff, "root", "POST", "/registries/hub/import", {"dry_run": True})
+    assert (await ask(staff, "maintainer", "GET", f"/sync/runs/{whole['id']}"))[0] == 404, "it is about all projects"
+
+
 async def test_a_home_must_be_a_known_registry(staff: Staffed) -> None:
     assert (await ask(staff, "maintainer", "PATCH", "/projects/vision", {"home": "nowhere"}))[0] == 400
     status, changed = await ask(staff, "maintainer", "PATCH", "/projects/vision", {"home": "hub"})
@@ -148,6 +185,29 @@ async def test_where_a_version_lives(staff: Staffed) -> None:
     _, body = await ask(staff, "guest", "GET", path)
     assert [(i["registry"], i["state"], i["error"]) for i in body["items"]] == [
         ("hub", "exposed", "It could not be removed.")
+    ]
+
+
+async def test_where_the_bytes_of_a_version_are(staff: Staffed) -> None:
+    await staff.world.version("vision/net", "1.0.0")
+    path = "/projects/vision/models/net/versions/1.0.0/where"
+    _, here = await ask(staff, "guest", "GET", path)
+    assert (here["depot"]["state"], here["depot"]["blobs"], here["registries"], here["next"]) == ("depot", 2, [], None)
+    assert here["depot"]["bytes_here"] == here["depot"]["bytes"]
+    async with staff.world.database.transaction() as conn:
+        await conn.execute(
+            text(
+                "insert into placements (version_id, registry, repository, state, found) "
+                "select id, 'hub', 'vision/net', 'published', true from versions"
+            )
+        )
+    assert (await ask(staff, "guest", "GET", path))[1]["depot"]["state"] == "cached"
+    async with staff.world.database.transaction() as conn:
+        await conn.execute(text("update blobs set location = null"))
+    _, away = await ask(staff, "guest", "GET", path)
+    assert (away["depot"]["state"], away["depot"]["bytes_here"], away["next"]) == ("remote", 0, "hub")
+    assert [(p["registry"], p["found"], p["healthy"], p["latency_ms"]) for p in away["registries"]] == [
+        ("hub", True, True, None)
     ]
 
 
