@@ -27,7 +27,7 @@ from berth.oci import referrers
 from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
 from berth.sync import queries
-from berth.sync.plan import Listed
+from berth.wire.plan import Listed
 
 
 class DepotRegistry:

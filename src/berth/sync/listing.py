@@ -18,7 +18,7 @@ from berth.oci import referrers
 from berth.oci.version import is_version_tag
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import first
-from berth.sync.plan import Listed, Terms, in_scope, source_name, target_name
+from berth.wire.plan import Listed, Terms, in_scope, source_name, target_name
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -24,10 +24,10 @@ from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, first
 from berth.sync.listing import all_tags, compared
 from berth.sync.places import RegistryDirectory
-from berth.sync.plan import Terms, plan
 from berth.sync.publishing import record
 from berth.sync.queries import ItemRow
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
+from berth.wire.plan import Terms, plan
 
 BEAT_SECONDS: Final = 2.0
 # Models that are copied side by side; the versions of one come one after the other, lowest first.

@@ -20,11 +20,11 @@ from berth.sync.copy import PASSING, copy_version
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Flow, Limits
 from berth.sync.places import RegistryDirectory
-from berth.sync.plan import plan
 from berth.sync.publishing import queries
 from berth.sync.publishing.queries import Published
 from berth.sync.publishing.record import arrived
 from berth.sync.rules import DEPOT, limits_of, read_terms
+from berth.wire.plan import plan
 
 log = structlog.get_logger(__name__)
 
