@@ -33,7 +33,7 @@ from berth.oci.descriptor import Descriptor
 from berth.sync.copy import copy_version
 from berth.sync.flow import Flow, Limits
 from berth.sync.listing import compared
-from berth.sync.plan import Terms, plan
+from berth.wire.plan import Terms, plan
 
 MIB = 1 << 20
 IMAGES = 10

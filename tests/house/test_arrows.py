@@ -34,7 +34,7 @@ PURE = (
     "catalog/lifecycle.py",
     "catalog/resolve.py",
     "gates/decide.py",
-    "sync/plan.py",
+    "wire/plan.py",
     "cleanup/select.py",
     "cleanup/rules.py",
 )

@@ -128,12 +128,17 @@ def test_from_a_registry_through_berth_to_another_and_back(
     # In: one line is enough, a second run moves nothing.
     added = ("--source", "hub", "--target", "depot", "--project", "lab", "--only-higher")
     run(berth, "berth", "sync", "rule", "add", "in", *added)
-    assert [item["action"] for item in run(berth, "berth", "sync", "plan", "in")["items"]] == ["copy"]
+    planned = run(berth, "berth", "sync", "plan", "in", "--wait")
+    assert ([item["action"] for item in planned["items"]], planned["bytes_transferred"]) == (["copy"], 0)
+    apart = run(berth, "berth", "sync", "drift")
+    assert [(row["target"], row["model"], row["missing"]) for row in apart["models"]] == [("depot", "lab/net", 1)]
     first = run(berth, "berth", "sync", "run", "in", "--wait")
     assert (first["state"], first["bytes_transferred"]) == ("succeeded", size)
     assert [(item["tag"], item["digest"]) for item in first["items"]] == [("1.0.0", digest)]
     again = run(berth, "berth", "sync", "run", "in", "--wait")
     assert (again["state"], again["bytes_transferred"]) == ("succeeded", 0)
+    in_step = run(berth, "berth", "sync", "drift", "in", "--refresh", "--exit-code")
+    assert ([rule["state"] for rule in in_step["rules"]], in_step["versions"]) == (["in_step"], [])
 
     # Between two registries that are not ours.
     run(berth, "berth", "sync", "rule", "add", "over", "--source", "hub", "--target", "harbour", "--project", "lab",

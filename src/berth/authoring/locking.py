@@ -11,10 +11,10 @@ if sys.platform == "win32":
     import msvcrt
 
     @contextmanager
-    def locked(path: Path) -> Iterator[None]:
-        """Holds the lock of the file `path`, waiting for it; the file stays."""
+    def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+        """Holds the lock of the file `path`; the file stays. Raises OSError when it is taken and `wait` is False."""
         with path.open("ab") as handle:
-            msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK, 1)
+            msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
             try:
                 yield
             finally:
@@ -24,10 +24,10 @@ else:
     import fcntl
 
     @contextmanager
-    def locked(path: Path) -> Iterator[None]:
-        """Holds the lock of the file `path`, waiting for it; the file stays."""
+    def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+        """Holds the lock of the file `path`; the file stays. Raises OSError when it is taken and `wait` is False."""
         with path.open("ab") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 yield
             finally:

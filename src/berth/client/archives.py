@@ -74,13 +74,21 @@ class Archives:
         """
         if path.exists() and not force:
             raise Conflict(f"{path} exists already.", hint="Name another file, or use --force to replace it.")
-        plan = self.plan(refs, since=since)
-        # Named after the very bytes, so that what is left of another export is not taken for a part of this one.
-        part = path.with_name(f".{path.name}.{plan['etag'][:16]}.part")
-        for stale in path.parent.glob(f".{glob.escape(path.name)}.????????????????.part"):
-            if stale != part:
-                stale.unlink(missing_ok=True)
-        fetched = self._fetch(refs, since, part, path.name, plan, progress)
+        for attempt in range(1, ATTEMPTS + 1):
+            plan = self.plan(refs, since=since)
+            # Named after the very bytes, so that what is left of another export is not taken for a part of this one.
+            part = path.with_name(f".{path.name}.{plan['etag'][:16]}.part")
+            for stale in path.parent.glob(f".{glob.escape(path.name)}.????????????????.part"):
+                if stale != part:
+                    stale.unlink(missing_ok=True)
+            try:
+                fetched = self._fetch(refs, since, part, path.name, plan, progress)
+                break
+            except Conflict:
+                # A report or a signature has come meanwhile, so it is another file now.
+                part.unlink(missing_ok=True)
+                if attempt == ATTEMPTS:
+                    raise
         found = open_archive(part)
         if sorted(version.digest for version in found.contents.versions) != sorted(
             v["digest"] for v in plan["versions"]
@@ -104,16 +112,16 @@ class Archives:
         progress: Progress | None,
     ) -> int:
         size, etag = int(plan["size"]), str(plan["etag"])
-        fetched = 0
         failures = 0
         with part.open("ab") as out:
+            begun = out.tell()
             if progress is not None:
                 progress.start(name, size)
                 progress.advance(name, min(out.tell(), size))
             while out.tell() < size:
                 before = out.tell()
                 try:
-                    fetched += self._fetch_rest(
+                    self._fetch_rest(
                         refs, since, out, etag, (lambda n: progress.advance(name, n)) if progress else (lambda _: None)
                     )
                 except (Unavailable, RangeInvalid) as error:
@@ -124,6 +132,7 @@ class Archives:
                             hint="Run the same command again: it goes on where this one stopped.",
                         ) from error
                     self._sleep(min(0.5 * 2**failures, 10))
+            fetched = out.tell() - begun
             out.flush()
             os.fsync(out.fileno())
         if progress is not None:
@@ -137,7 +146,7 @@ class Archives:
         out: BinaryIO,
         etag: str,
         advance: Callable[[int], None],
-    ) -> int:
+    ) -> None:
         start = out.tell()
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if start:
@@ -155,7 +164,6 @@ class Archives:
             for chunk in response.iter_raw():
                 out.write(chunk)
                 advance(len(chunk))
-        return out.tell() - start
 
     def import_(
         self,

@@ -85,6 +85,25 @@ class Sync:
         query = {"drift": "true"} if drift else {}
         return list(self._session.items(path("sync", "runs", str(run_id), "items"), limit=limit, **query))
 
+    def drift(self, rule: str | None = None, *, registry: str | None = None) -> Json:
+        """What differs, per model and registry: {"rules": […], "models": […], "published": […]}."""
+        whole: Json | None = None
+        after: str | None = None
+        while True:
+            page = self._session.get("/sync/drift", rule=rule, registry=registry, after=after, limit=500)
+            if whole is None:
+                whole = page
+            else:
+                whole["models"] += page["models"]
+            after = page.pop("next")
+            if not after:
+                whole.pop("next", None)
+                return whole
+
+    def drifted(self, rule: str, *, model: str | None = None) -> list[Json]:
+        """The versions that differ, of one rule."""
+        return list(self._session.items(path("sync", "rules", rule, "drift"), model=model))
+
     def cancel(self, run_id: int) -> Json:
         return self._session.post(path("sync", "runs", str(run_id), "cancel"))
 

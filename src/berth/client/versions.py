@@ -56,8 +56,10 @@ class Versions:
         address, ref = parse_version(version, default="latest")
         return model_path(self._session, address, "versions", ref, *more)
 
-    def ls(self, model: str, *, limit: int | None = None) -> list[Json]:
-        return list(self._session.items(model_path(self._session, model, "versions"), limit=limit))
+    def ls(self, model: str, *, limit: int | None = None, deleted: bool = False) -> list[Json]:
+        """Highest first; with `deleted` also those whose number is all that is left."""
+        query = {"deleted": "true"} if deleted else {}
+        return list(self._session.items(model_path(self._session, model, "versions"), limit=limit, **query))
 
     def show(self, version: str) -> Json:
         return self._session.get(self._path(version))

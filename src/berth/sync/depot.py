@@ -28,7 +28,7 @@ from berth.oci.descriptor import Descriptor
 from berth.sync import queries
 from berth.sync.cache.fetcher import Fetcher
 from berth.sync.documents import read_documents
-from berth.sync.plan import Listed
+from berth.wire.plan import Listed
 
 
 class DepotRegistry:

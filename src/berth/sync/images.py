@@ -21,7 +21,7 @@ from berth.oci.descriptor import Descriptor
 from berth.sync.copy import Copied, again, copy_version
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, Journal, NoJournal
-from berth.sync.plan import Listed, Terms, target_name
+from berth.wire.plan import Listed, Terms, target_name
 
 CONFIG_LIMIT: Final = 4 << 20
 _CONFIGS: Final = frozenset({types.OCI_CONFIG, types.DOCKER_CONFIG})

@@ -19,7 +19,7 @@ from berth.oci.version import is_version_tag
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import first
 from berth.sync.images import matched
-from berth.sync.plan import Listed, Terms, in_scope, source_name, target_name
+from berth.wire.plan import Listed, Terms, in_scope, source_name, target_name
 
 T = TypeVar("T")
 R = TypeVar("R")

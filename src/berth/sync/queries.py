@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from berth.sync.plan import Item
+from berth.sync.drift import queries as drift
 from berth.sync.rules import Rule
+from berth.wire.plan import Item
 
 
 async def repository_names(conn: AsyncConnection, *, after: str, limit: int) -> list[str]:
@@ -389,6 +390,7 @@ async def write_plan(conn: AsyncConnection, run_id: int, items: Sequence[Item]) 
             [{"run": run_id, "state": _first_state(item), **asdict(item)} for item in items],
         )
     await conn.execute(text("update sync_runs set planned = true where id = :id"), {"id": run_id})
+    await drift.remember(conn, run_id)
 
 
 def _first_state(item: Item) -> str:
@@ -435,6 +437,8 @@ async def set_item(
         ),
         {"id": item_id, "state": state, "error": error, "notes": json.dumps(list(notes))},
     )
+    if state != "running":
+        await drift.settle(conn, item_id, state=state, error=error)
 
 
 async def item_sent(conn: AsyncConnection, item_id: int, size: int) -> None:

@@ -14,7 +14,7 @@ from berth.errors import InvalidInput, NameInvalid
 from berth.oci.reference import check_project
 from berth.oci.version import SemVer, matches
 from berth.sync.flow import Limits
-from berth.sync.plan import DELETE_POLICIES, DIRECTIONS, DeletePolicy, Direction, Terms, Window
+from berth.wire.plan import DELETE_POLICIES, DIRECTIONS, DeletePolicy, Direction, Terms, Window
 
 # Names of places that no table holds: our own store, and (for the machine's administrator) a folder.
 DEPOT: Final = "depot"

@@ -26,7 +26,6 @@ from berth.sync.flow import Cancelled, Flow, first
 from berth.sync.images import bring, holds_version
 from berth.sync.listing import all_tags, compared
 from berth.sync.places import RegistryDirectory
-from berth.sync.plan import Terms, plan
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing import record
 from berth.sync.publishing.publish import held_back
@@ -34,6 +33,7 @@ from berth.sync.publishing.recall import recall
 from berth.sync.queries import ItemRow
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 from berth.sync.underway import ItemJournal, Underway, begin
+from berth.wire.plan import Terms, plan
 
 # Models that are copied side by side; the versions of one come one after the other, lowest first.
 MODELS_AT_ONCE: Final = 3

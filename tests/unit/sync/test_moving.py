@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
@@ -11,21 +12,28 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from berth.access import queries as access
 from berth.adapters.stores.budget import TransferBudget
 from berth.adapters.stores.files import FileStore
 from berth.catalog import queries as catalog
 from berth.catalog.queries import VersionRow
 from berth.client.archive_file import open_archive
 from berth.db.engine import Database
-from berth.errors import ArchiveInvalid, BerthError, BlobUnknownToManifest
+from berth.errors import ArchiveInvalid, BerthError, BlobUnknownToManifest, VersionTaken
+from berth.gates import signatures
+from berth.gates.verdicts import verdict_of
 from berth.oci import archive
-from berth.sync.moving import exporting, importing
+from berth.oci import media_types as types
+from berth.oci.descriptor import Descriptor
+from berth.signing import attestations, bundle, classic
+from berth.signing.keys import PrivateKey, generate, load_private
+from berth.sync.moving import exporting, importing, promoting
 from berth.sync.moving.choosing import Chosen
 from berth.sync.moving.importing import Plan
 from berth.sync.moving.incoming import Incoming
 from tests.support.postgres import Databases
-from tests.unit.sync.conftest import Lab
-from tests.unit.sync.made import content, push_image, push_version, sha256
+from tests.unit.sync.conftest import START, Lab
+from tests.unit.sync.made import content, push_blob, push_image, push_version, sha256
 
 
 async def pieces(data: bytes, size: int = 1000) -> AsyncIterator[bytes]:
@@ -168,6 +176,106 @@ async def test_blobs_of_another_model_are_never_taken_without_their_bytes(near: 
         await imported(far, without)
     assert await far.depot.stat("lab/net", "1.0.0") is None
     await imported(far, data)
+
+
+# -- statements by trusted keys
+
+
+async def sign(lab: Lab, repository: str, root: str, key: PrivateKey) -> None:
+    """As `xumi sign` does: a bundle as referrer, and a classic signature under its tag."""
+    stat = await lab.depot.stat(repository, root)
+    assert stat is not None
+    statement = bundle.sign_statement(attestations.signature_statement(root, None), key)
+    subject = Descriptor(stat.media_type, root, stat.size)
+    body = bundle.build(statement, subject=subject, predicate_type=attestations.SIGN, created=START)
+    for blob in (statement, b"{}"):
+        await push_blob(lab.depot, repository, blob)
+    await lab.depot.push_manifest(repository, sha256(body), media_type=types.OCI_MANIFEST, body=body)
+    payload = classic.payload(root, f"registry.example/{repository}:1.0.0")
+    config, image = classic.build(payload, base64.b64encode(key.sign(payload)).decode())
+    for blob in (payload, config):
+        await push_blob(lab.depot, repository, blob)
+    await lab.depot.push_manifest(
+        repository, root.replace(":", "-") + ".sig", media_type=types.OCI_MANIFEST, body=image
+    )
+
+
+async def trusting(lab: Lab, project: str, key: PrivateKey) -> None:
+    await lab.project(project, {"preset": "strict"})
+    async with lab.database.transaction() as conn:
+        row = await access.project_by_name(conn, project)
+        assert row is not None
+        await signatures.trust_key(conn, row.id, "release", key.public.pem, by="max", now=lab.now)
+
+
+async def reasons(lab: Lab, repository: str, root: str) -> set[str]:
+    async with lab.database.transaction() as conn:
+        row = await catalog.repository(conn, repository)
+        assert row is not None
+        return {str(reason["code"]) for reason in (await verdict_of(conn, row.id, root, lab.now)).reasons}
+
+
+async def promote(lab: Lab, name: str, to: str) -> list[str]:
+    [source] = await chosen(lab, name)
+    async with lab.database.reading() as conn:
+        planned = await promoting.plan(conn, source, to, source.version.version)
+        places = await promoting.places_of(conn, planned)
+    documents = await promoting.documents_at(lab.store, places)
+    async with lab.database.transaction() as conn:
+        return await promoting.promote(conn, planned, documents=documents, by="dana", now=lab.now)
+
+
+@pytest.fixture
+def key() -> PrivateKey:
+    return load_private(generate()[0])
+
+
+async def test_a_signature_by_a_key_trusted_there_counts_after_an_import(near: Lab, far: Lab, key: PrivateKey) -> None:
+    root = await push_image(near.depot, "lab/net", "1.0.0", layers=[b"code"])
+    unsigned = await exported(near, "lab/net:1.0.0")
+    await sign(near, "lab/net", root, key)
+    data = await exported(near, "lab/net:1.0.0")
+    await trusting(far, "prod", key)
+    await far.project("others", {"preset": "strict"})
+    await imported(far, unsigned, project="prod")
+    assert "signature.missing" in await reasons(far, "prod/net", root)
+    # What was signed later crosses alone: no blob of the version is needed again.
+    wanted, kept = await imported(far, data, project="prod")
+    assert ([step.action for step in wanted.steps], kept < 5_000) == (["evidence"], True)
+    there = await reasons(far, "prod/net", root)
+    assert ("signature.missing" in there, "approval.missing" in there) == (False, True)
+    await imported(far, data, project="others")
+    assert "signature.untrusted" in await reasons(far, "others/net", root)
+
+
+async def test_a_signature_goes_along_with_a_promotion_and_the_approval_does_not(lab: Lab, key: PrivateKey) -> None:
+    await lab.project("team")
+    await trusting(lab, "prod", key)
+    root = await push_image(lab.depot, "team/net", "1.0.0", layers=[b"code"])
+    await lab.decide("team/net", root, "approved")
+    assert await promote(lab, "team/net:1.0.0", "prod/net") == []
+    assert {"signature.missing", "approval.missing"} <= await reasons(lab, "prod/net", root)
+    await sign(lab, "team/net", root, key)
+    assert await promote(lab, "team/net:1.0.0", "prod/net") == []
+    there = await reasons(lab, "prod/net", root)
+    assert ("signature.missing" in there, "approval.missing" in there) == (False, True)
+    assert set(await content(lab.depot, "prod/net", "1.0.0")) == set(await content(lab.depot, "team/net", "1.0.0"))
+
+
+async def test_a_promotion_is_whole_or_not_at_all(lab: Lab, key: PrivateKey) -> None:
+    await lab.project("team")
+    await lab.project("prod")
+    await push_version(lab.depot, "team/net", "1.0.0")
+    [source] = await chosen(lab, "team/net:1.0.0")
+    async with lab.database.reading() as conn:
+        planned = await promoting.plan(conn, source, "prod/net", "1.0.0")
+        documents = await promoting.documents_at(lab.store, await promoting.places_of(conn, planned))
+    await push_image(lab.depot, "prod/net", "1.0.0", layers=[b"meanwhile somebody else"])
+    before = await names_in(lab)
+    with pytest.raises(VersionTaken):
+        async with lab.database.transaction() as conn:
+            await promoting.promote(conn, planned, documents=documents, by="dana", now=lab.now)
+    assert await names_in(lab) == before
 
 
 # -- damage

@@ -139,6 +139,7 @@ COMMANDS = Branch(
                 ),
                 "plan": Leaf(f"{_HERE}.sync:plan", "Show what a rule would do, and where its places differ."),
                 "run": Leaf(f"{_HERE}.sync:run", "Carry out a rule now."),
+                "drift": Leaf(f"{_HERE}.drift:drift", "Show what differs per model and registry, and since when."),
                 "status": Leaf(f"{_HERE}.sync:status", "Show the runs of a rule, or one run with its items."),
                 "cancel": Leaf(f"{_HERE}.sync:cancel", "Stop a run."),
                 "hold": Leaf(f"{_HERE}.sync:hold", "Stop publishing a version to its home and replicas."),

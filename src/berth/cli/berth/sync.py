@@ -121,15 +121,21 @@ def rule_rm(name: Name, output: OutputOption = Format.text) -> None:
 def plan(
     name: Name,
     everything: Annotated[bool, typer.Option("--all", help="Also what is in step.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the plan, or only start it.")] = True,
     timeout: Timeout = 600,
     output: OutputOption = Format.text,
 ) -> None:
     """Show what a rule would do now, and so where its places differ. Nothing is copied."""
+    out = Output(output)
     with Berth.from_settings() as berth:
-        run = berth.sync.wait(int(berth.sync.plan(name)["id"]), timeout=timeout)
+        started = berth.sync.plan(name)
+        if not wait:
+            out.result(started, f"Plan {started['id']} of {name} has started.")
+            out.step(f"See it: berth sync status --run {started['id']}")
+            return
+        run = berth.sync.wait(int(started["id"]), timeout=timeout)
         _require_success(run, name)
         items = berth.sync.items(run["id"], drift=not everything)
-    out = Output(output)
     if out.json:
         out.result({**run, "items": items})
         return

@@ -30,6 +30,7 @@ COMMANDS = Branch(
         "logout": Leaf(f"{_HERE}.login:logout", "Forget the stored token of a Berth service."),
         "push": Leaf(f"{_HERE}.push:push", "Push a built version to Berth."),
         "pull": Leaf(f"{_HERE}.pull:pull", "Pull an admitted version into a folder."),
+        "sync": Leaf(f"{_HERE}.sync:sync", "Keep the local repository in step with Berth, once or as a daemon."),
         "where": Leaf(f"{_HERE}.where:where", "Print the address that runs or pulls a version."),
         "key": Branch(
             "Signing keys.",

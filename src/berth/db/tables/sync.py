@@ -118,6 +118,24 @@ sync_items = Table(
     Index("ix_sync_items_run", "run_id", "id"),
 )
 
+# What the newest plan of each rule found to differ, and since when; a copied item takes its row away.
+sync_drift = Table(
+    "sync_drift",
+    metadata,
+    Column("rule_id", BigInteger, ForeignKey("sync_rules.id", ondelete="CASCADE"), primary_key=True),
+    Column("target_repository", Text(collation="C"), primary_key=True),
+    Column("tag", Text(collation="C"), primary_key=True),
+    Column("source_repository", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("digest", Text),
+    Column("target_digest", Text),
+    Column("error", Text),
+    Column("since", DateTime(timezone=True), nullable=False),
+    CheckConstraint("action in ('copy','conflict','prune')", name="action"),
+)
+
 # Where a published version lives besides the depot.
 placements = Table(
     "placements",

@@ -145,11 +145,7 @@ class SyncItemPage(BaseModel):
 @router.get("/sync/rules", **operation("self.browse", "listSyncRules", "List the sync rules you may see"))
 async def index(request: Request, limit: Limit = PAGE, after: After = None) -> SyncRulePage:
     async with acting(request) as call:
-        owners: list[str] | None = None
-        if not decide(call.actor, "model.read", None).allowed:
-            held = [call.actor.token_project] if call.actor.scoped else list(call.actor.roles)
-            owners = [name for name in held if name is not None and decide(call.actor, "model.read", name).allowed]
-        rows = await queries.list_rules(call.conn, owners=owners, after=after, limit=limit)
+        rows = await queries.list_rules(call.conn, owners=readable(call), after=after, limit=limit)
         return SyncRulePage(items=[_shown(row) for row in rows], next=rows[-1].name if len(rows) == limit else None)
 
 
@@ -193,30 +189,30 @@ async def add(request: Request, body: NewSyncRule) -> SyncRule:
         if not made:
             raise Conflict(f"There is a rule '{body.name}' already.", hint="Choose another name.")
         await _record(call, body.name, owner, {"added": True, **body.model_dump(exclude_unset=True)})
-        return _shown(await _rule(call, body.name, "model.read"))
+        return _shown(await rule_of(call, body.name, "model.read"))
 
 
 @router.get(_RULE, **operation("self.browse", "showSyncRule", "Show a sync rule"))
 async def show(request: Request, rule: str) -> SyncRule:
     async with acting(request) as call:
-        return _shown(await _rule(call, rule, "model.read"))
+        return _shown(await rule_of(call, rule, "model.read"))
 
 
 @router.patch(_RULE, **operation("self.browse", "changeSyncRule", "Switch a sync rule on or off", conflict=True))
 async def change(request: Request, rule: str, body: SyncRuleChange) -> SyncRule:
     async with acting(request) as call:
-        row = await _rule(call, rule, "project.configure")
+        row = await rule_of(call, rule, "project.configure")
         due = rules.next_time(row.schedule, call.now) if body.enabled and row.schedule else None
         await queries.change_rule(call.conn, row.id, enabled=body.enabled, next_run_at=due)
         await _record(call, rule, row.owner, {"enabled": body.enabled})
-        return _shown(await _rule(call, rule, "model.read"))
+        return _shown(await rule_of(call, rule, "model.read"))
 
 
 @router.delete(_RULE, status_code=204, **operation("self.browse", "removeSyncRule", "Remove a sync rule"))
 async def remove(request: Request, rule: str) -> Response:
     """What it copied stays where it is; its runs are forgotten."""
     async with acting(request) as call:
-        row = await _rule(call, rule, "project.configure")
+        row = await rule_of(call, rule, "project.configure")
         await queries.delete_rule(call.conn, row.id)
         await _record(call, rule, row.owner, {"removed": True})
     return Response(status_code=204)
@@ -243,7 +239,7 @@ async def start(request: Request, rule: str) -> SyncRun:
 @router.get(_RULE + "/runs", **operation("self.browse", "listSyncRuns", "List the runs of a rule, newest first"))
 async def history(request: Request, rule: str, limit: Limit = PAGE, after: After = None) -> SyncRunPage:
     async with acting(request) as call:
-        row = await _rule(call, rule, "model.read")
+        row = await rule_of(call, rule, "model.read")
         found = await queries.list_runs(call.conn, row.id, before=after_id(after), limit=limit)
         return SyncRunPage(
             items=[run_shown(run) for run in found], next=str(found[-1].id) if len(found) == limit else None
@@ -285,7 +281,7 @@ async def cancel(request: Request, run_id: str) -> SyncRun:
 
 async def _start(request: Request, name: str, *, kind: str) -> SyncRun:
     async with acting(request) as call:
-        row = await _rule(call, name, "project.configure")
+        row = await rule_of(call, name, "project.configure")
         run_id = await runs.start(call.conn, row, kind=kind, by=call.who)
         await _record(call, name, row.owner, {"run": run_id, "kind": kind})
         return run_shown(await _run(call, str(run_id), "model.read"))
@@ -298,7 +294,7 @@ def _owner(body: NewSyncRule) -> str | None:
     return body.project if body.source == DEPOT else None
 
 
-async def _rule(call: Call, name: str, action: str) -> Rule:
+async def rule_of(call: Call, name: str, action: str) -> Rule:
     """The rule, if the caller may do that; a rule they may not know of is as good as none."""
     row = await queries.rule_by_name(call.conn, name)
     if row is not None:
@@ -316,6 +312,14 @@ async def _run(call: Call, text: str, action: str) -> Run:
     if row is None or not _visible(call, row.owner):
         raise NotFound(f"There is no run '{text[:20]}'.", hint="berth sync status RULE lists the runs of a rule.")
     return row
+
+
+def readable(call: Call) -> list[str] | None:
+    """The projects whose models the caller may know of; None: all."""
+    if decide(call.actor, "model.read", None).allowed:
+        return None
+    held = [call.actor.token_project] if call.actor.scoped else list(call.actor.roles)
+    return [name for name in held if name is not None and decide(call.actor, "model.read", name).allowed]
 
 
 def _visible(call: Call, owner: str | None) -> bool:

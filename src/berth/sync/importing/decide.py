@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from berth.oci import referrers
 from berth.oci.version import from_tag, is_version_tag
-from berth.sync.plan import Item
+from berth.wire.plan import Item
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from berth.errors import Unsupported
 from berth.sync.importing import queries
 from berth.sync.importing.decide import Scope, decide, is_of_interest, without_project
 from berth.sync.listing import PAGE, all_tags, each
-from berth.sync.plan import Item
+from berth.wire.plan import Item
 
 
 async def survey(db: Database, source: Registry, *, registry: str, scope: Scope) -> list[Item]:

@@ -22,12 +22,12 @@ from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, Limits
 from berth.sync.images import bring
 from berth.sync.places import RegistryDirectory
-from berth.sync.plan import plan
 from berth.sync.publishing import queries
 from berth.sync.publishing.journal import watched
 from berth.sync.publishing.queries import Published
 from berth.sync.publishing.record import arrived, next_try
 from berth.sync.rules import DEPOT, limits_of, read_terms
+from berth.wire.plan import plan
 
 log = structlog.get_logger(__name__)
 

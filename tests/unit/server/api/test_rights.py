@@ -125,8 +125,8 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("POST", "/registries/none/projects/vision/retention/runs", {}, {"root"}),
     ("GET", "/registries/none/projects/vision/retention/runs/1", None, {"root"}),
     # Which versions decides who may; the roles are in test_moving.py.
-    ("GET", "/export", None, ANYBODY),
-    ("GET", "/export/plan", None, ANYBODY),
+    ("GET", "/export?ref=none/none:1.0.0", None, ANYBODY),
+    ("GET", "/export/plan?ref=none/none:1.0.0", None, ANYBODY),
     ("POST", "/import", None, ANYBODY),
     ("POST", "/registries/none/import", {}, {"root"}),
     # Which rule decides who may; the roles are in test_sync.py.
@@ -138,11 +138,16 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("POST", "/sync/rules/none/plan", None, ANYBODY),
     ("POST", "/sync/rules/none/runs", None, ANYBODY),
     ("GET", "/sync/rules/none/runs", None, ANYBODY),
+    ("GET", "/sync/rules/none/drift", None, ANYBODY),
+    ("GET", "/sync/drift", None, ANYBODY),
     ("GET", "/sync/runs/999999", None, ANYBODY),
     ("GET", "/sync/runs/999999/items", None, ANYBODY),
     ("POST", "/sync/runs/999999/cancel", None, ANYBODY),
 ]
 TEMPLATES = {
+    "/export?ref=none/none:1.0.0": "/export",
+    "/export/plan?ref=none/none:1.0.0": "/export/plan",
+    "/sync/rules/none/drift": "/sync/rules/{rule}/drift",
     "/users/stranger": "/users/{name}",
     "/tokens/999999": "/tokens/{token_id}",
     "/registries/none": "/registries/{name}",

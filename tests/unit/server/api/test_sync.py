@@ -231,3 +231,16 @@ async def test_a_denied_version_that_can_be_had_elsewhere_is_said_to_be_exposed(
         "code": "exposed",
         "message": "Exposed at hub as vision/net:1.0.0. Tags stay there.",
     }
+
+
+@pytest.mark.parametrize(
+    ("who", "seen"), [("root", ["out"]), ("guest", ["out"]), ("auditor", ["out"]), ("stranger", [])]
+)
+async def test_a_drift_report_tells_only_of_rules_that_one_may_see(staff: Staffed, who: str, seen: list[str]) -> None:
+    assert (await ask(staff, "maintainer", "POST", "/sync/rules", RULE))[0] == 201
+    status, report = await ask(staff, who, "GET", "/sync/drift")
+    assert (status, [row["rule"] for row in report["rules"]]) == (200, seen)
+    assert [row["state"] for row in report["rules"]] == ["unknown"] * len(seen)
+    assert (report["models"], report["published"], report["next"]) == ([], [], None)
+    assert (await ask(staff, who, "GET", "/sync/rules/out/drift"))[0] == (200 if seen else 404)
+    assert (await ask(staff, who, "GET", "/sync/drift?after=nothing"))[0] == 400

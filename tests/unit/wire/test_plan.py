@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from berth.sync.plan import Item, Listed, Terms, Window, plan
+from berth.wire.plan import Item, Listed, Terms, Window, plan
 
 NOW = datetime(2026, 6, 15, 12, 0, tzinfo=UTC)
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
