@@ -18,15 +18,15 @@ from berth.adapters.registries.contract import Registry
 from berth.db import queue
 from berth.db.engine import Database
 from berth.errors import BerthError, Conflict, Unavailable
-from berth.sync import queries
 from berth.sync.copy import again, copy_version
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, first, lasting
+from berth.sync.journal import queries
+from berth.sync.journal.queries import ItemRow
 from berth.sync.listing import all_tags, compared
 from berth.sync.places import RegistryDirectory
 from berth.sync.plan import Terms, plan
 from berth.sync.publishing import record
-from berth.sync.queries import ItemRow
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 
 BEAT_SECONDS: Final = 2.0

@@ -67,6 +67,8 @@ PROJECT_ROUTES = [
     Route("GET", M + "/aliases/{alias}/history", A + "/production/history", "guest", True),
     Route("POST", M + "/aliases/{alias}/rollback", A + "/production/rollback", "reviewer"),
     Route("GET", R + "/placements", V + "/placements", "guest", True),
+    Route("POST", R + "/placements/hold", V + "/placements/hold", "maintainer", body={}),
+    Route("POST", R + "/placements/release", V + "/placements/release", "maintainer", body={}),
     Route("GET", "/audit", "/audit?project=vision", "maintainer", True),
 ]
 ANYBODY = {"root", "auditor", "maintainer", "stranger"}
