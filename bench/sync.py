@@ -3,7 +3,8 @@
 Two of Debian's docker-registries on loopback and the same disk; an index of images with fresh random layers, BLOBS in
 all, SIZE_MB together. Each copy has content of its own: skopeo remembers which blobs a registry has, and would mount
 them. A second sync of the same content must move nothing, and how long it takes to find that out for TAGS tags is
-measured too.
+measured too. Processor seconds stand beside the time: they stay the same on a busy machine, and on a small one they are
+the limit, since the target hashes whatever it gets.
 Usage: python -m bench.sync --size-mb 1024 --blobs 200 --repeats 3
 """
 
@@ -22,8 +23,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 
-from bench.peers import HOME, docker_registry
+from bench.peers import HOME, docker_registry, listener
 from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import Registry, RegistrySettings
 from berth.oci import digest as digests
@@ -63,23 +65,27 @@ async def measure(urls: tuple[str, str], options: argparse.Namespace) -> None:
         f"\nsync of {options.size_mb} MiB in {options.blobs} blobs, {options.repeats} repeats, between two registries"
     )
     seconds: dict[str, list[float]] = {"berth": [], "skopeo": []}
+    used: dict[str, list[tuple[float, float]]] = {"berth": [], "skopeo": []}
+    pids = [listener(int(url.rpartition(":")[2])) for url in urls]
     try:
         for repeat in range(options.repeats):
             for tool in ("berth", "skopeo") if repeat % 2 == 0 else ("skopeo", "berth"):
                 model = f"{tool}{repeat}"
                 await make_version(source, model, size=options.size_mb * MIB, blobs=options.blobs)
-                begun = time.perf_counter()
+                begun, before = time.perf_counter(), spent(pids)
                 if tool == "berth":
                     moved = await sync(source, target, model, parallel=options.parallel)
                     seconds[tool].append(time.perf_counter() - begun)
+                    used[tool].append(difference(before, spent(pids)))
                     again = await sync(source, target, model, parallel=options.parallel)
                     if moved < options.size_mb * MIB or again != 0:
                         raise SystemExit(f"{moved} bytes moved first and {again} after that")
                 elif shutil.which("skopeo"):
                     await asyncio.to_thread(skopeo, urls, model)
                     seconds[tool].append(time.perf_counter() - begun)
-        await report(seconds, options)
-        await in_step(source, target, tags=options.tags)
+                    used[tool].append(difference(before, spent(pids)))
+        report(seconds, used, options)
+        await in_step(source, target, pids, tags=options.tags)
     finally:
         await source.close()
         await target.close()
@@ -113,33 +119,61 @@ def skopeo(urls: tuple[str, str], model: str) -> None:
         raise SystemExit(f"skopeo failed:\n{ran.stderr}")
 
 
-async def report(seconds: dict[str, list[float]], options: argparse.Namespace) -> None:
+def spent(pids: list[int]) -> tuple[float, float]:
+    """Processor seconds until now: of this process and the children it has waited for; of the registries."""
+    own = sum(
+        getattr(resource.getrusage(who), field)
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        for field in ("ru_utime", "ru_stime")
+    )
+    registries = 0.0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        registries += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own, registries
+
+
+def difference(before: tuple[float, float], after: tuple[float, float]) -> tuple[float, float]:
+    return after[0] - before[0], after[1] - before[1]
+
+
+def report(
+    seconds: dict[str, list[float]], used: dict[str, list[tuple[float, float]]], options: argparse.Namespace
+) -> None:
     medians = {tool: statistics.median(figures) for tool, figures in seconds.items() if figures}
+    alone: dict[str, float] = {}
+    everything: dict[str, float] = {}
     for tool, figures in seconds.items():
         if figures:
             rate = options.size_mb * MIB / medians[tool] / 1e6
             runs = ", ".join(f"{figure:.2f}" for figure in figures)
+            alone[tool] = statistics.median(own for own, _ in used[tool])
+            everything[tool] = statistics.median(own + registries for own, registries in used[tool])
             print(f"  {tool:8} {medians[tool]:7.2f} s  {rate:7.0f} MB/s   ({runs})")
+            print(f"           {alone[tool]:7.2f} s of processor, {everything[tool]:.2f} with both registries")
     if len(medians) == 2:
         print(f"  berth is {medians['skopeo'] / medians['berth']:.2f} times as fast as skopeo copy --all")
+        own, whole = alone["skopeo"] / alone["berth"], everything["skopeo"] / everything["berth"]
+        print(f"  skopeo needs {own:.1f} times as much of the processor, {whole:.2f} times with the registries")
     print(f"  memory at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
-async def in_step(source: Registry, target: Registry, *, tags: int) -> None:
+async def in_step(source: Registry, target: Registry, pids: list[int], *, tags: int) -> None:
     """How long it takes to find out that nothing is to be done."""
     digest, body = await make_image(source, "steps", [100])
     await put(source, "steps", digest, types.OCI_MANIFEST, body)
     await copy_version(source, target, f"{PROJECT}/steps", f"{PROJECT}/steps", digest, None)
     for registry in (source, target):
         await asyncio.gather(*(put(registry, "steps", f"1.0.{n}", types.OCI_MANIFEST, body) for n in range(tags)))
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), spent(pids)
     terms = Terms(PROJECT, model="steps")
     ours, theirs = await compared(terms, source, target)
     items = plan(terms, ours, theirs, datetime.now(UTC))
     took = time.perf_counter() - begun
     if {item.code for item in items} != {"same"} or len(items) != tags:
         raise SystemExit("two registries with the same tags are not in step")
-    print(f"  {tags} tags in step: 0 bytes in {took:.2f} s")
+    own, registries = difference(before, spent(pids))
+    print(f"  {tags} tags in step: 0 bytes in {took:.2f} s; {own:.2f} s of processor, the registries {registries:.2f}")
 
 
 async def make_version(registry: Registry, model: str, *, size: int, blobs: int) -> None:

@@ -629,3 +629,12 @@ async def renew_lease(conn: AsyncConnection, digest: str, lease_until: datetime,
         text("update blobs set lease_until = :lease where digest = :digest and lease_until < :unless_after"),
         {"digest": digest, "lease": lease_until, "unless_after": unless_after},
     )
+
+
+async def tag_names(conn: AsyncConnection, repository_id: int, *, after: str, limit: int) -> list[str]:
+    """Stored tags in ASCII order."""
+    rows = await conn.scalars(
+        text("select name from tags where repository_id = :repository and name > :after order by name limit :limit"),
+        {"repository": repository_id, "after": after, "limit": limit},
+    )
+    return list(rows)

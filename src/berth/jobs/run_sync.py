@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from berth.jobs.context import JobContext
-from berth.sync import queries, runs
+from berth.sync import runs
 from berth.sync.importing import run as imports
+from berth.sync.journal import queries
 
 NAME: Final = "run_sync"
 QUEUE: Final = "publish"

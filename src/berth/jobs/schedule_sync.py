@@ -12,9 +12,10 @@ from typing import Any, Final
 import structlog
 
 from berth.jobs.context import JobContext
-from berth.sync import queries, runs
+from berth.sync import runs
 from berth.sync.events import queries as events
 from berth.sync.events.arrive import take_up
+from berth.sync.journal import queries
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing.publish import is_admitted
 from berth.sync.publishing.record import PUBLISH, RETRY_AFTER, WITHDRAW, later

@@ -19,18 +19,18 @@ from berth.adapters.registries.contract import Registry, Repacking
 from berth.db import queue
 from berth.db.engine import Database
 from berth.errors import BerthError, Conflict
-from berth.sync import queries
 from berth.sync.copy import again
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, first
 from berth.sync.images import bring, holds_version
+from berth.sync.journal import queries
+from berth.sync.journal.queries import ItemRow
 from berth.sync.listing import all_tags, compared
 from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing import record
 from berth.sync.publishing.publish import held_back
 from berth.sync.publishing.recall import recall
-from berth.sync.queries import ItemRow
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 from berth.sync.underway import ItemJournal, Underway, begin
 from berth.wire.plan import Terms, plan

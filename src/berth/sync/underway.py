@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berth.db.engine import Database
 from berth.errors import BerthError, Unavailable
-from berth.sync import queries
 from berth.sync.flow import Cancelled, lasting
-from berth.sync.queries import ItemRow, Run
+from berth.sync.journal import queries
+from berth.sync.journal.queries import ItemRow, Run
 
 BEAT_SECONDS: Final = 2.0
 # A run that took so many workers down with it, and moved nothing meanwhile, is given up.

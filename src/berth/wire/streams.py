@@ -10,7 +10,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 # So much of a TLS connection is kept before the peer is held up.
 _HELD_BYTES: Final = 1024 * 1024
@@ -106,8 +106,8 @@ class TlsStream(asyncio.Protocol):
     # -- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio's promise for TLS over TCP
-        self._transport = transport
+        # uvloop's transports have the methods and not the class.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._parts.append(memoryview(data))

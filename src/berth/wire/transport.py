@@ -179,7 +179,8 @@ class _Connection:
         self.rest = b""
         self.broken = False
         self._stall = stall
-        self.pace = _Pace(stall)
+        self._pace = _Pace(stall)
+        self._clock = asyncio.get_running_loop().time
         self._block: bytearray | None = None
 
     def close(self) -> None:
@@ -188,6 +189,7 @@ class _Connection:
     async def ask(self, request: httpx.Request) -> _Head:
         """Send a request, read the head of its answer."""
         head = _request_head(request)
+        self._pace.start()
         stream = request.stream
         if not isinstance(stream, httpx.ByteStream):
             length = request.headers.get("content-length", "")
@@ -279,13 +281,14 @@ class _Connection:
         return head
 
     async def receive(self, buffer: memoryview, *, patient: bool = False) -> int:
+        since = self._clock()
         try:
             count = await self.stream.receive_into(buffer, patient=patient)
         except TimeoutError as error:
             raise httpx.ReadTimeout("the peer stands still") from error
         except OSError as error:
             raise httpx.ReadError(str(error) or type(error).__name__) from error
-        self.pace.note(count)
+        self._pace.note(count, waited=self._clock() - since)
         return count
 
     async def body(self, length: int) -> AsyncIterator[bytes]:
@@ -298,15 +301,14 @@ class _Connection:
         view[:held] = self.rest[:held]
         # More than was announced is nobody's; the connection is not used again then.
         self.rest = self.rest[held:]
-        clock = asyncio.get_running_loop().time
-        since = clock()
+        since = self._clock()
         while left:
             size = min(left, len(view))
-            if held >= size or (held and clock() - since > _PATIENCE_SECONDS):
+            if held >= size or (held and self._clock() - since > _PATIENCE_SECONDS):
                 yield bytes(view[:held])
                 left -= held
                 held = 0
-                since = clock()
+                since = self._clock()
                 continue
             try:
                 count = await self.receive(view[held:size])
@@ -346,26 +348,26 @@ class _Connection:
 
 
 class _Pace:
-    """Notices a peer that drips: each byte comes in time, and the whole never does."""
+    """Notices a peer that drips: each byte comes in time, and the whole never does. Only waiting for it counts."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._clock = asyncio.get_running_loop().time
-        self._since = 0.0
+        self._waited: float | None = None
         self._count = 0
 
     def start(self) -> None:
-        """Time runs from the next byte on."""
+        """A new exchange: how long the peer thinks before it answers is another matter."""
+        self._waited = None
         self._count = 0
 
-    def note(self, count: int) -> None:
-        """So many bytes have come."""
-        if self._count == 0:
-            self._since = self._clock()
+    def note(self, count: int, *, waited: float) -> None:
+        """So many bytes have come, after so many seconds."""
         self._count += count
-        if self._count >= LEAST_BYTES:
-            self._count = 0
-        elif self._clock() - self._since > self._seconds:
+        if self._count >= LEAST_BYTES or self._waited is None:
+            self._waited, self._count = 0.0, 0
+            return
+        self._waited += waited
+        if self._waited > self._seconds:
             raise httpx.ReadTimeout(f"the peer sent {self._count} bytes in {self._seconds:g} seconds")
 
 
@@ -388,14 +390,12 @@ class _Body(httpx.AsyncByteStream):
         connection = self._connection
         if connection is None:
             return
-        connection.pace.start()
         if self._length is not None:
             pieces = connection.body(self._length)
         else:
             pieces = connection.chunks(self._head) if self._chunked else connection.until_closed()
         async for piece in pieces:
             yield piece
-            connection.pace.start()
         self._whole = True
 
     async def aclose(self) -> None:

@@ -23,8 +23,9 @@ from berth.db.engine import Database
 from berth.gates import evidence, policies
 from berth.jobs.context import JobContext
 from berth.settings import ServiceSettings
-from berth.sync import queries, rules
+from berth.sync import rules
 from berth.sync.depot import DepotRegistry
+from berth.sync.journal import queries
 from berth.sync.places import Places
 from berth.sync.rules import Rule
 from tests.unit.sync.made import Faulty

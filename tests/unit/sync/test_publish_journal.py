@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from berth.errors import Unavailable
 from berth.jobs import runner
-from berth.sync import queries as sync_queries
+from berth.sync.journal import queries as sync_queries
 from berth.sync.publishing import queries
 from berth.sync.publishing.publish import publish
 from berth.sync.publishing.queries import Placement

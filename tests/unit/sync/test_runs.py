@@ -9,8 +9,9 @@ import pytest
 from berth.db.engine import Database
 from berth.errors import Conflict, RemoteError, Unavailable
 from berth.jobs import run_sync, schedule_sync
-from berth.sync import queries, runs
-from berth.sync.queries import ItemRow, Run
+from berth.sync import runs
+from berth.sync.journal import queries
+from berth.sync.journal.queries import ItemRow, Run
 from berth.sync.rules import Rule
 from tests.unit.sync.conftest import Lab
 from tests.unit.sync.made import Faulty, Naps, content, push_image, push_version

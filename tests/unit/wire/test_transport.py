@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,6 +30,15 @@ CONTENT = bytes(range(256)) * 8192  # two MiB
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 ONCE = RetryPolicy(attempts=1)
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(
+    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
+)
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """The client runs on asyncio's loop, the worker on uvloop's."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
 
 
 @asynccontextmanager
@@ -190,8 +200,8 @@ async def test_a_peer_that_only_drips_is_given_up_too() -> None:
             await asyncio.sleep(0.02)
 
     dripping = RetryPolicy(attempts=3, base_seconds=0.0, cap_seconds=0.0)
-    async with peer(talk) as place, RegistryClient(f"http://{place}", retry=dripping, stall=0.3) as client:
-        with pytest.raises(Unavailable, match="bytes in 0.3 seconds"):
+    async with peer(talk) as place, RegistryClient(f"http://{place}", retry=dripping, stall=0.6) as client:
+        with pytest.raises(Unavailable, match="bytes in 0.6 seconds"):
             [piece async for piece in blobs.stream(client, "ml/demo", DIGEST)]
 
 

@@ -12,9 +12,9 @@ from berth.oci.reference import check_project
 from berth.server.api.calls import acting
 from berth.server.api.operations import Text, operation, resource
 from berth.server.api.sync import SyncRun, run_shown
-from berth.sync import queries
 from berth.sync.importing import run as imports
 from berth.sync.importing.decide import Scope
+from berth.sync.journal import queries
 
 router = resource("sync")
 

@@ -22,8 +22,9 @@ from berth.errors import Conflict, InvalidInput, NotFound
 from berth.oci.reference import check_project
 from berth.server.api.calls import Call, acting
 from berth.server.api.operations import PAGE, After, Limit, Text, after_id, operation, resource
-from berth.sync import queries, rules, runs
-from berth.sync.queries import ItemRow, Run
+from berth.sync import rules, runs
+from berth.sync.journal import queries
+from berth.sync.journal.queries import ItemRow, Run
 from berth.sync.rules import DEPOT, Rule
 
 router = resource("sync")

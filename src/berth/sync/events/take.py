@@ -18,11 +18,11 @@ from berth.db.engine import Database
 from berth.db.registries import RegistryRow
 from berth.errors import BerthError
 from berth.oci.version import from_tag, is_version_tag, to_tag
-from berth.sync import queries as rules
 from berth.sync import runs
 from berth.sync.copy import PASSING
 from berth.sync.events import queries
 from berth.sync.events.queries import EventRow, Lost
+from berth.sync.journal import queries as rules
 from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing.publish import is_admitted, wanted

@@ -13,7 +13,6 @@ from berth.adapters.stores.contract import BlobStore
 from berth.db.engine import Database
 from berth.errors import BerthError, Conflict, SetupError
 from berth.oci.version import SemVer, from_tag
-from berth.sync import queries
 from berth.sync.copy import again
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow
@@ -21,9 +20,10 @@ from berth.sync.importing import queries as imports
 from berth.sync.importing.decide import Scope
 from berth.sync.importing.survey import survey
 from berth.sync.importing.take import Importer
+from berth.sync.journal import queries
+from berth.sync.journal.queries import ItemRow, Run
 from berth.sync.listing import all_tags
 from berth.sync.places import RegistryDirectory
-from berth.sync.queries import ItemRow, Run
 from berth.sync.rules import DEPOT
 from berth.sync.runs import enqueue
 from berth.sync.underway import ItemJournal, Underway, begin

@@ -16,11 +16,11 @@ from berth.db.engine import Database
 from berth.errors import BerthError, ManifestUnknown
 from berth.gates.verdicts import verdict_of
 from berth.oci.version import to_tag
-from berth.sync import queries as rules
 from berth.sync.copy import PASSING
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, Limits
 from berth.sync.images import bring
+from berth.sync.journal import queries as rules
 from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries
 from berth.sync.publishing.journal import watched

@@ -76,6 +76,8 @@ PROJECT_ROUTES = [
         body={"versions": "1.0.0", "to": "nowhere/net"},
     ),
     Route("GET", R + "/where", V + "/where", "guest", True),
+    Route("POST", R + "/placements/hold", V + "/placements/hold", "maintainer", body={}),
+    Route("POST", R + "/placements/release", V + "/placements/release", "maintainer", body={}),
     Route("GET", "/audit", "/audit?project=vision", "maintainer", True),
 ]
 ANYBODY = {"root", "auditor", "maintainer", "stranger"}

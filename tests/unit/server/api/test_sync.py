@@ -211,6 +211,47 @@ async def test_where_the_bytes_of_a_version_are(staff: Staffed) -> None:
     ]
 
 
+async def test_a_publication_is_held_and_released(staff: Staffed) -> None:
+    await staff.world.version("vision/net", "1.0.0")
+    path = "/projects/vision/models/net/versions/1.0.0/placements"
+    async with staff.world.database.transaction() as conn:
+        await conn.execute(
+            text(
+                "insert into placements (version_id, registry, repository, blobs_done, blobs_total, bytes_done, "
+                "bytes_total) select id, 'hub', 'vision/net', 2, 5, 20, 50 from versions"
+            )
+        )
+    assert (await ask(staff, "reviewer", "POST", f"{path}/hold", {}))[0] == 403
+    assert (await ask(staff, "maintainer", "POST", f"{path}/hold", {"registry": "elsewhere"}))[0] == 404
+    status, held = await ask(staff, "maintainer", "POST", f"{path}/hold", {"registry": "hub"})
+    (place,) = held["items"]
+    assert (status, place["state"], place["held"], place["bytes_done"], place["bytes_total"]) == (
+        200,
+        "failed",
+        True,
+        20,
+        50,
+    )
+    assert "berth sync release vision/net:1.0.0" in place["error"]
+    assert (await ask(staff, "maintainer", "POST", f"{path}/hold", {}))[0] == 404
+
+    _, released = await ask(staff, "maintainer", "POST", f"{path}/release", {})
+    assert [(i["state"], i["held"], i["error"]) for i in released["items"]] == [("pending", False, None)]
+    async with staff.world.database.reading() as conn:
+        jobs = await conn.scalar(text("select count(*) from procrastinate_jobs where task_name = 'publish_version'"))
+    assert jobs == 1
+
+
+async def test_the_way_home_is_limited_by_the_project(staff: Staffed) -> None:
+    limits = {"bytes_per_second": 1_000_000, "parallel_blobs": 2}
+    status, changed = await ask(staff, "maintainer", "PATCH", "/projects/vision", {"publishing": limits})
+    assert (status, changed["publishing"]) == (200, limits)
+    too_many = {"publishing": {"parallel_blobs": 10_000}}
+    assert (await ask(staff, "maintainer", "PATCH", "/projects/vision", too_many))[0] in (400, 422)
+    _, freed = await ask(staff, "maintainer", "PATCH", "/projects/vision", {"publishing": {}})
+    assert freed["publishing"] == {"bytes_per_second": None, "parallel_blobs": None}
+
+
 async def test_a_denied_version_that_can_be_had_elsewhere_is_said_to_be_exposed(staff: Staffed) -> None:
     digest = await staff.world.version("vision/net", "1.0.0")
     async with staff.world.database.transaction() as conn:

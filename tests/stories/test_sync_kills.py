@@ -1,0 +1,188 @@
+"""Story of a copy that is killed again and again: two real registries, a real journal, a reader who looks all the time.
+
+The worker's queue takes a lost run up by itself (test_sync.py); here the process that carries the run out is killed at
+ten points that the target's own traffic chooses, and whatever starts next has to go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from berth.adapters.registries.build import Registries
+from berth.adapters.registries.contract import Registry, RegistrySettings
+from berth.db.engine import Database
+from berth.sync import rules, runs
+from berth.sync.journal import queries
+from tests.stories.test_sync import registry
+from tests.support.processes import ROOT
+from tests.unit.sync.made import push_image
+
+LAYERS = 44
+PARALLEL = 3
+KILLS = 10
+REPOSITORY = "lab/net"
+# What the target is asked to keep, as it stands in the requests: a blob's digest ends the address of its PUT.
+_STORED = re.compile(rb"PUT /v2/\S+/blobs/uploads/\S*?digest=(sha256(?::|%3A)[0-9a-f]{64})")
+
+
+class Tap:
+    """A TCP relay in front of the target that counts the blobs sent to it."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.sent: Counter[str] = Counter()
+        self.changed = asyncio.Condition()
+        self.url = ""
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self.host, self.port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._up(reader, back))
+                group.create_task(_pass(there, writer))
+        except* OSError:
+            pass
+        finally:
+            writer.close()
+            back.close()
+
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen = b""
+        while data := await reader.read(65536):
+            seen += data
+            found = list(_STORED.finditer(seen))
+            for match in found:
+                self.sent[match.group(1).decode().replace("%3A", ":")] += 1
+            seen = (seen[found[-1].end() :] if found else seen)[-400:]
+            writer.write(data)
+            await writer.drain()
+            if found:
+                async with self.changed:
+                    self.changed.notify_all()
+        writer.write_eof()
+
+    async def until(self, blobs: int) -> None:
+        """So many different blobs have begun to arrive."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.sent) >= blobs)
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    with suppress(OSError):
+        writer.write_eof()
+
+
+@asynccontextmanager
+async def tapped(address: str) -> AsyncIterator[Tap]:
+    host, _, port = address.partition(":")
+    tap = Tap(host, int(port))
+    server = await asyncio.start_server(tap.relay, "127.0.0.1", 0)
+    tap.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield tap
+    finally:
+        server.close()
+
+
+def opened(url: str) -> Registry:
+    return Registries().open(RegistrySettings("peer", "distribution", url))
+
+
+async def look(address: str, stop: asyncio.Event, tap: Tap) -> tuple[int, list[str]]:
+    """Reads the target as anybody would; how often it looked, and what it found that was not whole."""
+    looks, broken = 0, []
+    while not stop.is_set():
+        looks += 1
+        if await asyncio.to_thread(_status, f"http://{address}/v2/{REPOSITORY}/manifests/1.0.0") == 200:
+            for digest in list(tap.sent):
+                if await asyncio.to_thread(_status, f"http://{address}/v2/{REPOSITORY}/blobs/{digest}") != 200:
+                    broken.append(digest)
+    return looks, broken
+
+
+def _status(url: str) -> int:
+    accept = "application/vnd.oci.image.manifest.v1+json"
+    request = urllib.request.Request(url, method="HEAD", headers={"Accept": accept})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+async def start_run(database: Database) -> int:
+    terms = {"parallel_blobs": PARALLEL, "bytes_per_second": 12_000_000}
+    async with database.transaction() as conn:
+        values = {
+            "name": "over",
+            "project": "lab",
+            "project_id": None,
+            "source": "hub",
+            "target": "harbour",
+            "terms": rules.normal_terms({**terms, "model": "net"}, source="hub", target="harbour"),
+            "schedule": None,
+            "next_run_at": None,
+            "on_admission": False,
+            "created_by": "admin",
+        }
+        assert await queries.insert_rule(conn, values)
+        rule = await queries.rule_by_name(conn, "over")
+        assert rule is not None
+        return await runs.start(conn, rule, kind="run", by="admin")
+
+
+@pytest.mark.slow
+async def test_killed_ten_times_it_sends_again_only_what_was_in_flight_and_never_shows_a_part(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    with registry(tmp_path / "a") as hub, registry(tmp_path / "b") as harbour:
+        source = opened(f"http://{hub}")
+        layers = [os.urandom(200_000 + number) for number in range(LAYERS)]
+        digest = await push_image(source, REPOSITORY, "1.0.0", layers=layers)
+        await source.close()
+        blobs = LAYERS + 1
+        run_id = await start_run(database)
+        async with tapped(harbour) as tap:
+            command = [sys.executable, "-m", "tests.stories.sync_process", database_url, str(run_id)]
+            command += [f"http://{hub}", tap.url]
+            env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+            stop = asyncio.Event()
+            reader = asyncio.create_task(look(harbour, stop, tap))
+            for kill in range(KILLS):
+                process = subprocess.Popen(command, env=env, cwd=ROOT)
+                # From the very first blob to nearly the last one.
+                await asyncio.wait_for(tap.until(1 + kill * (blobs - 2) // KILLS), 120)
+                process.send_signal(signal.SIGKILL)
+                await asyncio.to_thread(process.wait)
+                assert _status(f"http://{harbour}/v2/{REPOSITORY}/manifests/1.0.0") == 404
+            process = subprocess.Popen(command, env=env, cwd=ROOT)
+            assert await asyncio.wait_for(asyncio.to_thread(process.wait), 180) == 0
+            stop.set()
+            looks, broken = await reader
+        target = opened(f"http://{harbour}")
+        found = await target.stat(REPOSITORY, "1.0.0")
+        await target.close()
+    async with database.reading() as conn:
+        run = await queries.run_by_id(conn, run_id)
+    assert run is not None
+    assert (run.state, found and found.digest) == ("succeeded", digest)
+    assert len(tap.sent) == blobs
+    # Each kill costs at most the blobs that were on their way.
+    assert blobs <= sum(tap.sent.values()) <= blobs + KILLS * PARALLEL
+    assert (looks > KILLS, broken) == (True, [])
