@@ -104,7 +104,8 @@ async def place(lab: Lab, name: str, *, redirect: bool = False) -> None:
         await conn.execute(
             text(
                 "insert into registries (name, kind, url, options, created_by) values "
-                "(:n, 'folder', 'file:///none', jsonb_build_object('redirect', cast(:r as bool)), 'admin')"
+                "(:n, 'folder', 'file:///none', jsonb_build_object('redirect', cast(:r as bool)), 'admin') "
+                "on conflict (name) do update set options = excluded.options"
             ),
             {"n": name, "r": redirect},
         )

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from berth.errors import ManifestUnknown
 from berth.gates.verdicts import verdict_of
 from berth.jobs import publish_version, schedule_sync, withdraw_version
-from berth.sync import queries
 from berth.sync.importing import run as imports
 from berth.sync.importing.decide import Known, Scope, decide
-from berth.sync.queries import ItemRow, Run
+from berth.sync.journal import queries
+from berth.sync.journal.queries import ItemRow, Run
 from tests.unit.sync.conftest import Lab
 from tests.unit.sync.made import Faulty, push_image, push_version, sha256
 
@@ -23,10 +22,6 @@ A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 @pytest.fixture
 async def hub(lab: Lab) -> Faulty:
     """The registry `hub`, known here, counting what it is asked."""
-    async with lab.database.transaction() as conn:
-        await conn.execute(
-            text("insert into registries (name, kind, url, created_by) values ('hub', 'folder', 'file:///h', 'a')")
-        )
     lab.faults["hub"] = Faulty(lab.hub)
     return lab.faults["hub"]
 
