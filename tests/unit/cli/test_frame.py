@@ -71,7 +71,7 @@ def test_the_shell_completes_commands_and_options() -> None:
         )
         return done.stdout.split()
 
-    assert complete("berth pro", 1) == ["project"]
+    assert complete("berth pro", 1) == ["project", "promote"]
     assert complete("berth project ", 2) == ["create", "ls", "show", "set", "rm"]
     assert "--policy" in complete("berth project create --p", 3)
 

@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Write versions, with signatures and reports, into one file: `berth export ml/demo:^1 -f demo.tar`.
 
-    The file is a tar of an OCI image layout: `skopeo inspect oci-archive:demo.tar:ml/demo:1.0.0` reads it. The same
+    The file is a tar of an OCI image layout: skopeo reads it (`oci-archive:demo.tar:ml/demo:1.0.0`). The same
     versions give the same bytes, and a download that broke off goes on when the command is run again.
     """
     out = Output(output)
