@@ -141,10 +141,37 @@ def test_where_names_the_digest(cli: Cli, service: Service) -> None:
         200,
         {"items": places, "next": None},
     )
+    depot = {"state": "partly", "blobs": 3, "bytes": 900, "blobs_here": 1, "bytes_here": 200}
+    hub = {"registry": "hub", "repository": "ml/demo", "state": "exposed", "found": True, "healthy": False}
+    hub |= {"trusted": True, "retry_in": 4.5, "latency_ms": None, "reason": "down"}
+    service.answers["GET /api/v1/projects/ml/models/demo/versions/1.0.0%2Bgpu/where"] = (
+        200,
+        {"depot": depot, "registries": [hub], "next": "hub"},
+    )
     host = service.url.removeprefix("http://")
-    assert cli("xumi", "where", "ml/demo:production").out == f"{host}/ml/demo@{DIGEST}\n"
+    said = cli("xumi", "where", "ml/demo:production")
+    assert said.out == f"{host}/ml/demo@{DIGEST}\n", "one line, so that it can stand in a command"
+    assert "200 of 900 bytes are in the depot (1 of 3 blobs)" in said.err
+    assert "exposed at hub as ml/demo (found there, left alone for 4.5 s): Tags stay there." in said.err
+    assert "hub is asked first for the rest." in said.err
     told = cli("xumi", "where", "ml/demo:production", "-o", "json").json
     assert (told["tagged"], told["placements"]) == (f"{host}/ml/demo:1.0.0_gpu", places)
+    assert (told["depot"], told["next"]) == (depot, "hub")
+
+
+def test_an_import_says_what_became_of_each_tag(cli: Cli, service: Service) -> None:
+    run = {"id": 7, "state": "succeeded", "counts": {"done": 1}, "bytes_transferred": 90, "error": None}
+    item = {"action": "import", "source_repository": "ml/demo", "tag": "1.0.0", "digest": DIGEST, "state": "planned"}
+    item |= {"code": "new", "reason": "It is not known here yet."}
+    service.answers["POST /api/v1/registries/hub/import"] = (202, {**run, "state": "queued"})
+    service.answers["GET /api/v1/sync/runs/7"] = (200, run)
+    service.answers["GET /api/v1/sync/runs/7/items"] = (200, {"items": [item], "next": None})
+    told = cli("berth", "registry", "import", "hub", "--project", "ml", "--dry-run", "-o", "json")
+    assert (told.code, told.json["items"]) == (0, [item])
+    assert {"dry_run": True, "project": "ml"} in [body for _, body, _ in service.asked]
+    assert "1.0.0" in cli("berth", "registry", "import", "hub", "--wait").out
+    run["state"] = "failed"
+    assert cli("berth", "registry", "import", "hub", "--wait").code != 0
 
 
 def test_a_key_pair_is_made_once(cli: Cli, tmp_path: Path) -> None:
