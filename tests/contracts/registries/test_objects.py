@@ -10,16 +10,20 @@ import secrets
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import obstore
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import Limited, Redirecting, Registry, RegistrySettings
 from berth.adapters.registries.objects_store import Door, place_of
+from berth.adapters.registries.objects_store import opened as store_of
 from berth.errors import (
     DigestInvalid,
     InvalidInput,
@@ -333,6 +337,42 @@ async def test_skopeo_reads_what_is_copied_to_a_disk(weed: Weed, prefix: str, tm
 def test_what_names_no_place_is_refused(url: str, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         Registries().open(RegistrySettings("store", "objects", url, options=options))
+
+
+def google_key() -> str:
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    names = {"type": "service_account", "client_email": "berth@acme.example", "client_id": "1", "private_key_id": "1"}
+    return json.dumps({**names, "private_key": private.decode(), "token_uri": "https://tokens.example"})
+
+
+@pytest.mark.parametrize(
+    ("url", "username", "secret", "begins", "carries"),
+    [
+        ("s3://box/p", KEY, SECRET, "https://s3.eu-west-1.amazonaws.com/box/p/x?", "X-Amz-Signature="),
+        ("gs://box/p", None, "KEY FILE", "https://storage.googleapis.com/box/p/x?", "X-Goog-Signature="),
+        ("az://box/p", "acme", "c2VjcmV0", "https://acme.blob.core.windows.net/box/p/x?", "sig="),
+    ],
+)
+async def test_each_vendor_is_opened_and_signed_for_with_its_keys(
+    url: str, username: str | None, secret: str, begins: str, carries: str
+) -> None:
+    """Signing needs no answer of the vendor: its URL shows that the store is theirs and the key is used."""
+    options = {"region": "eu-west-1"} if url.startswith("s3") else {}
+    secret = google_key() if secret == "KEY FILE" else secret
+    known = RegistrySettings("store", "objects", url, username, secret, options)
+    Registries().check(known)
+    signed = obstore.sign(store_of(known), "GET", "p/x", timedelta(seconds=30))  # type: ignore[arg-type]
+    assert signed.startswith(begins)
+    assert carries in signed
+
+
+@pytest.mark.parametrize("url", ["gs://box", "az://box"])
+def test_a_key_that_is_none_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        Registries().open(RegistrySettings("store", "objects", url, "acme", "no key at all!"))
+    assert "no key at all" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

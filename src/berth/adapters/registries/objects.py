@@ -26,6 +26,7 @@ from berth.errors import (
     ManifestInvalid,
     ManifestUnknown,
     NameInvalid,
+    RemoteError,
     Unsupported,
 )
 from berth.oci import digest as digests
@@ -157,7 +158,7 @@ class ObjectRegistry:
             return None
         try:
             return await self._objects.sign(key, seconds=seconds)
-        except Unsupported:
+        except (RemoteError, Unsupported):  # who we are here may read, and not sign
             return None
 
     # ---- writing
@@ -293,8 +294,8 @@ class ObjectRegistry:
             notes.append(
                 f"signed URLs: yes, {'used' if self.settings.flag('redirect') else 'not used without redirect'}"
             )
-        except Unsupported:
-            notes.append("signed URLs: no")
+        except (RemoteError, Unsupported) as error:
+            notes.append(f"signed URLs: no ({error.message})")
         return replace(self.capabilities, notes=tuple(notes))
 
     async def close(self) -> None:
