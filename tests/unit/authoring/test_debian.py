@@ -18,7 +18,7 @@ from berth.authoring.base_files import Files
 from berth.authoring.build import build
 from berth.authoring.options import Options
 from berth.authoring.packing import open_layer
-from berth.authoring.pinning import lock
+from berth.authoring.pinning import Upgrade, lock
 from berth.authoring.repository import LocalRepository
 from berth.errors import InvalidInput
 from tests.unit.authoring.conftest import MANIFEST, make_base
@@ -214,6 +214,28 @@ def test_the_lock_names_each_package_by_hash_and_a_build_takes_exactly_those(
     archive.publish()
     with pytest.raises(InvalidInput, match=r"libtiny 1\.0-1 \(amd64\) is missing"):
         build(root, LocalRepository(tmp_path / "third"), options=Options(locked=True))
+
+
+def test_a_new_lock_keeps_the_versions_that_are_still_offered_until_asked(
+    make_project: Make, repository: LocalRepository, archive: Archive
+) -> None:
+    root = project(make_project, archive, "[tinytool]")
+
+    def versions(upgrade: Upgrade | None = None) -> dict[str, str]:
+        found = lock(root, repository, upgrade=upgrade)
+        lockfile.write(root, found)
+        return {p.name: p.version for p in found.platforms["linux/amd64"].system_packages}
+
+    assert versions() == {"libtiny": "1.0-1", "tinytool": "1.0-1"}
+    make_deb(archive.pool, "libtiny", {"lib/libtiny.so.1": b"newer"}, version="1.1-1")
+    archive.publish()
+    assert versions() == {"libtiny": "1.0-1", "tinytool": "1.0-1"}
+    assert versions(Upgrade.named(["libtiny"])) == {"libtiny": "1.1-1", "tinytool": "1.0-1"}
+    # As a security archive does: the old version goes when the new one comes.
+    make_deb(archive.pool, "libtiny", {"lib/libtiny.so.1": b"newest"}, version="1.2-1")
+    (archive.pool / "libtiny_1.1-1_amd64.deb").unlink()
+    archive.publish()
+    assert versions() == {"libtiny": "1.2-1", "tinytool": "1.0-1"}
 
 
 def test_an_archive_that_is_not_signed_by_the_right_key_is_refused(
