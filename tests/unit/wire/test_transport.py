@@ -201,8 +201,10 @@ async def test_a_peer_that_only_drips_is_given_up_too() -> None:
 
     dripping = RetryPolicy(attempts=3, base_seconds=0.0, cap_seconds=0.0)
     async with peer(talk) as place, RegistryClient(f"http://{place}", retry=dripping, stall=0.6) as client:
+        # Without the rule it would go on for half a day.
         with pytest.raises(Unavailable, match="bytes in 0.6 seconds"):
-            [piece async for piece in blobs.stream(client, "ml/demo", DIGEST)]
+            async with asyncio.timeout(45):
+                [piece async for piece in blobs.stream(client, "ml/demo", DIGEST)]
 
 
 async def test_a_slow_peer_that_goes_on_may_take_longer_than_the_stall_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +285,8 @@ async def test_a_full_peer_is_heard_before_everything_is_sent(
     upload = Upload(DIGEST, 1024 * len(CONTENT), much)
     async with peer(talk) as place, RegistryClient(f"http://{place}", retry=ONCE) as client:
         with pytest.raises(error):
-            await uploads.put(client, "ml/demo", upload)
+            async with asyncio.timeout(45):
+                await uploads.put(client, "ml/demo", upload)
     # What socket buffers take, and no more: the two GiB stay here.
     assert given < 64
 
