@@ -220,7 +220,7 @@ async def promote(lab: Lab, name: str, to: str) -> list[str]:
     async with lab.database.reading() as conn:
         planned = await promoting.plan(conn, source, to, source.version.version)
         places = await promoting.places_of(conn, planned)
-    documents = await promoting.documents_at(lab.store, places)
+    documents = await promoting.documents_at(lab.store, lab.places.fetcher, places)
     async with lab.database.transaction() as conn:
         return await promoting.promote(conn, planned, documents=documents, by="dana", now=lab.now)
 
@@ -269,7 +269,9 @@ async def test_a_promotion_is_whole_or_not_at_all(lab: Lab, key: PrivateKey) -> 
     [source] = await chosen(lab, "team/net:1.0.0")
     async with lab.database.reading() as conn:
         planned = await promoting.plan(conn, source, "prod/net", "1.0.0")
-        documents = await promoting.documents_at(lab.store, await promoting.places_of(conn, planned))
+        documents = await promoting.documents_at(
+            lab.store, lab.places.fetcher, await promoting.places_of(conn, planned)
+        )
     await push_image(lab.depot, "prod/net", "1.0.0", layers=[b"meanwhile somebody else"])
     before = await names_in(lab)
     with pytest.raises(VersionTaken):

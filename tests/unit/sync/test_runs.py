@@ -231,7 +231,7 @@ async def test_a_run_that_was_killed_goes_on(lab: Lab) -> None:
     lab.faults["hub"] = again
     await run_sync.run(lab.context, run_id=run_id)
     run, _ = await ended(lab.database, run_id)
-    assert (run.state, run.attempts) == ("succeeded", 2)
+    assert (run.state, run.attempts) == ("succeeded", 1), "attempts that moved something do not count"
     assert len(dying.blobs) + len(again.blobs) <= 24 + 2
     for tag in ("1.0.0", "1.1.0"):
         assert await content(lab.hub, "lab/net", tag) == await content(lab.depot, "lab/net", tag)

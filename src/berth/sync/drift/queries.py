@@ -14,7 +14,7 @@ _DIFFERS = "(i.action <> 'skip' or i.code = 'outside_window')"
 
 
 async def remember(conn: AsyncConnection, run_id: int) -> None:
-    """Take over what the plan of a run found. A difference that was known keeps the time at which it was first seen."""
+    """Take over what a rule's plan found. A difference that was known keeps the time at which it was first seen."""
     await conn.execute(
         text(
             f"""
@@ -24,7 +24,7 @@ async def remember(conn: AsyncConnection, run_id: int) -> None:
                    case when i.action = 'skip' then 'copy' else i.action end, i.code, i.reason, i.digest,
                    i.target_digest, coalesce(s.started_at, s.created_at)
               from sync_items i join sync_runs s on s.id = i.run_id
-             where i.run_id = :run and {_DIFFERS}
+             where i.run_id = :run and s.rule_id is not null and {_DIFFERS}
              order by 1, 2, 3
             on conflict (rule_id, target_repository, tag) do update
                set source_repository = excluded.source_repository, action = excluded.action, code = excluded.code,
