@@ -252,6 +252,12 @@ def test_a_version_runs_with_mounted_weights_until_it_is_stopped(person: Person,
     poll(lambda: names(engine, "--all") == [], what="the container is gone")
 
 
+def image_id(person: Person, engine: str) -> str:
+    found = find_engine(engine)
+    target = find("acme/greeter", person.home)
+    return found.load(LocalRepository(person.home), image_of(target)[0], name=target.version)
+
+
 WITHOUT_PYTHON = """\
 xumi: 1
 name: acme/plain
@@ -303,6 +309,13 @@ def test_a_detached_container_answers_until_it_is_stopped_and_a_killed_superviso
     assert said["name"] in person.xumi("ps")
     person.xumi("stop", said["name"])
     assert names(engine, "--all") == []
+    image = image_id(person, engine)
+    own = [*shlex.split(engine), "run", "-d", "--rm", "--name", "mine", "--entrypoint", "python3", image]
+    own += ["-c", "import time; time.sleep(600)"]
+    subprocess.run(own, capture_output=True, check=True)
+    assert "named mine already" in person.xumi(*start, "--name", "mine", expect=1)
+    assert names(engine) == ["mine"], "nobody else's container is touched"
+    subprocess.run([*shlex.split(engine), "rm", "--force", "--time", "0", "mine"], capture_output=True, check=True)
     said = json.loads(person.xumi(*start))
     os.kill(said["pid"], signal.SIGKILL)
     poll(lambda: "ended" in person.xumi("ps"), what="its end is seen")

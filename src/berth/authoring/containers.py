@@ -30,6 +30,8 @@ from berth.oci.layout import Layout
 
 SOCKET_FOLDER = "/run/xumi"
 SOCKET = f"{SOCKET_FOLDER}/model.sock"
+# On every container that is started here, so that nobody else's is ever ended.
+LABEL = "io.xumi.run"
 STOP_SECONDS = 30
 PIDS = 1024
 _QUICK_SECONDS = 60
@@ -156,7 +158,8 @@ class Engine:
         """The command that starts `container` and stays with it. Raises InvalidInput."""
         manifest, limits = container.manifest, container.limits
         user = manifest.runtime.user
-        options = ["--rm", "--name", container.name, "--pull", "never", "--user", f"{user}:{user}"]
+        options = ["--rm", "--name", container.name, "--label", f"{LABEL}={container.name}", "--pull", "never"]
+        options += ["--user", f"{user}:{user}"]
         options += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", str(limits.pids)]
         # Otherwise SELinux keeps the container from what is mounted, unless the user's own files were relabelled.
         options += ["--security-opt", "label=disable", "--stop-timeout", str(STOP_SECONDS)]
@@ -179,6 +182,12 @@ class Engine:
         for mount in container.mounts:
             options += ["--mount", mount.option()]
         return [*self.command, "run", *options, *self._devices(manifest), container.image]
+
+    def label(self, name: str) -> str | None:
+        """What `LABEL` says on a container; "" when it is somebody else's, None when there is no such container."""
+        words = ("inspect", "--type", "container", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', name)
+        said = self.call(*words)
+        return said.stdout.strip().replace("<no value>", "") if said.returncode == 0 else None
 
     def pid(self, name: str) -> int | None:
         """The number on this machine of a container's first process; None while or when it has none."""

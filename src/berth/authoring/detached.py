@@ -116,7 +116,8 @@ def start(home: Path, *, name: str | None, version: str, engine: str, arguments:
             time.sleep(_POLL_SECONDS)
     except BaseException:
         # Also Ctrl-C while it starts: what was begun here ends here.
-        _end(folder, process.pid, engine, name, seconds=STOP_SECONDS)
+        ended = process.poll()
+        _end(folder, process.pid, engine, name, seconds=STOP_SECONDS, orderly=ended is not None and ended >= 0)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -153,7 +154,8 @@ def check_name(name: str) -> None:
         raise InvalidInput(f"{name[:80]!r} is not a name.", hint="Lower case letters, digits, '-', '_' and '.'.")
 
 
-def _end(folder: Path, pid: int, engine: str, name: str, *, seconds: float) -> None:
+def _end(folder: Path, pid: int, engine: str, name: str, *, seconds: float, orderly: bool = False) -> None:
+    """`orderly`: it has ended by itself, and has ended its container, if it ever had one."""
     deadline = time.monotonic() + seconds
     sent: signal.Signals | None = None
     while _alive(folder):
@@ -164,12 +166,14 @@ def _end(folder: Path, pid: int, engine: str, name: str, *, seconds: float) -> N
                 os.kill(pid, wanted)
             sent = wanted
         time.sleep(_POLL_SECONDS)
+    if orderly:
+        return
     with contextlib.suppress(BerthError):  # without an engine nothing can run in one
         _remove(find_engine(engine), name)
 
 
 def _remove(engine: Engine, name: str) -> None:
-    if engine.call("container", "inspect", "--format", "{{.Id}}", name).returncode == 0:
+    if engine.label(name) == name:
         engine.stop(name)
 
 

@@ -37,7 +37,7 @@ from berth.authoring.containers import (
 from berth.authoring.running_relay import Relay, entering_command
 from berth.authoring.running_targets import Target
 from berth.authoring.running_watch import POLL_SECONDS, Running
-from berth.errors import BlobUnknown, IntegrityError, InvalidInput, Unavailable
+from berth.errors import BlobUnknown, Conflict, IntegrityError, InvalidInput, Unavailable
 from xumi.relay import connect_unix, forward, listen_tcp
 from xumi.settings import child_environment
 
@@ -170,6 +170,8 @@ def _container(target: Target, options: Options, scratch: Path, tell: Callable[[
     by_socket = manifest.runtime.python is not None and not network
     entering = not by_socket and not network
     way_in = entering_command(engine, target.label) if entering else []
+    if options.name is not None and engine.label(options.name) is not None:
+        raise Conflict(f"There is a container named {options.name} already.", hint="Choose another --name.")
     image, mounts = _image(target, options, engine)
     name = options.name or f"xumi-{target.manifest.name.rpartition('/')[2][:40]}-{secrets.token_hex(4)}"
     address: str | None = None

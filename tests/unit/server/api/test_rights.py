@@ -85,6 +85,7 @@ ANYBODY = {"root", "auditor", "maintainer", "stranger"}
 SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("GET", "/whoami", None, {"root", "auditor", "maintainer", "stranger"}),
     ("GET", "/projects", None, {"root", "auditor", "maintainer", "stranger"}),
+    ("GET", "/models/fitting", None, {"root", "auditor", "maintainer", "stranger"}),
     ("POST", "/projects", {"name": "fresh"}, {"root"}),
     ("GET", "/users", None, {"root", "auditor"}),
     ("POST", "/users", {"name": "bob"}, {"root"}),
