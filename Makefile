@@ -1,7 +1,8 @@
 # The front door. `make` alone lists what there is.
 # The first Python here that is new enough; python3 itself where none is, so that setup can say so.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
-JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+# Tests wait for other programs a good part of their time: one process more than there are cores.
+JOBS   ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 )))
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-stamp

@@ -44,7 +44,7 @@ def test_a_version_runs_in_a_daemon_and_an_image_comes_from_there(
     berth = berth_factory().start()
     client = Berth(berth.url, berth.admin_token)
     client.projects.create("lab", policy="open")
-    client.registries.add("engine", kind="daemon", url=url)
+    client.registries.add("engine", kind="daemon", url=url, takes_open=True)
     assert any("linux/amd64" in note for note in client.registries.probe("engine")["capabilities"]["notes"])
     with pytest.raises(InvalidInput, match="repacks"):
         client.projects.set("lab", home="engine")

@@ -22,7 +22,13 @@ def test_an_object_store_is_a_home(berth_factory: BerthFactory, weed: Weed, tmp_
     client.projects.create("lab", policy="open")
     options = {"endpoint": weed.url}
     client.registries.add(
-        "shelf", kind="objects", url=f"s3://{BUCKET}/home", username=KEY, secret=SECRET, options=options
+        "shelf",
+        kind="objects",
+        url=f"s3://{BUCKET}/home",
+        username=KEY,
+        secret=SECRET,
+        options=options,
+        takes_open=True,
     )
     assert (
         "conditional writes: yes" in client.registries.probe("shelf", repository="lab/probe")["capabilities"]["notes"]

@@ -100,7 +100,7 @@ def lock(
         },
         f"{'Wrote' if changed else 'Unchanged:'} {path / lockfile.FILE_NAME}",
     )
-    for line in moved:
+    for line in () if out.json else moved:
         out.note(line)
     out.step("xumi build --locked" + ("" if compression == "gzip" else f" --compression {compression.value}"))
 

@@ -69,9 +69,9 @@ def _health(place: dict[str, Any]) -> str:
 def _told(place: dict[str, Any]) -> str:
     """How far a copy is that has not arrived, what went wrong and when it is tried again."""
     told = f": {place['error']}" if place["error"] else ""
-    if place["state"] in ("pending", "failed") and place["blobs_total"]:
+    if place["state"] in ("pending", "failed") and place.get("blobs_total"):
         told += f" ({place['blobs_done']} of {place['blobs_total']} blobs, "
         told += f"{place['bytes_done']} of {place['bytes_total']} bytes are there)"
-    if place["next_try_at"]:
+    if place.get("next_try_at"):
         told += f" Next try at {place['next_try_at']}."
     return told

@@ -141,7 +141,7 @@ async def test_a_password_follows_to_no_other_endpoint_either(staffed: Staffed) 
 async def test_a_container_daemon_is_nobodys_home(staffed: Staffed) -> None:
     world, root = staffed.world, staffed.tokens["root"]
     for name, kind, url in (("engine", "daemon", "unix:///run/docker.sock"), ("shelf", "folder", "file:///srv/x")):
-        made = await add(staffed, name=name, kind=kind, url=url, username=None, secret=None)
+        made = await add(staffed, name=name, kind=kind, url=url, username=None, secret=None, takes_open=True)
         assert made.status_code == 201, made.text
     refused = await world.ask("PATCH", "/projects/vision", token=root, json={"home": "engine"})
     assert (refused.status_code, refused.json()["code"]) == (400, "invalid_input")
