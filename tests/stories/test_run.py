@@ -118,32 +118,11 @@ def engine() -> Iterator[str]:
 
 
 @pytest.fixture
-def docker(tmp_path: Path) -> Iterator[str]:
-    """The command line of a docker with a daemon of its own, which touches neither bridges nor firewalls."""
-    if shutil.which("dockerd") is None or os.geteuid() != 0:
-        pytest.skip("needs dockerd (apt-get install docker.io), as root")
-    needs("dockerd")
-    socket = tmp_path / "d.sock"
-    folders = ["--data-root", tmp_path / "data", "--exec-root", tmp_path / "exec", "--pidfile", tmp_path / "pid"]
-    limits = ["--bridge", "none", "--iptables=false", "--default-ulimit", "nofile=20000:20000"]
-    with (tmp_path / "dockerd.log").open("wb") as log:
-        daemon = subprocess.Popen(["dockerd", *folders, *limits, "-H", f"unix://{socket}"], stdout=log, stderr=log)
-    command = ["docker", "-H", f"unix://{socket}"]
-    try:
-        poll(
-            lambda: (
-                daemon.poll() is not None
-                or subprocess.run([*command, "info"], capture_output=True, check=False).returncode == 0
-            ),
-            what="dockerd answers",
-        )
-        if daemon.poll() is not None:
-            last = (tmp_path / "dockerd.log").read_text().strip().splitlines()[-1:]
-            pytest.skip(f"dockerd does not work here: {last}")
-        yield shlex.join(command)
-    finally:
-        daemon.terminate()
-        daemon.wait(timeout=60)
+def docker(dockerd: str) -> str:
+    """The command line of a docker with a daemon of our own."""
+    if shutil.which("docker") is None:
+        pytest.skip("needs the docker command (apt-get install docker.io)")
+    return shlex.join(["docker", "-H", dockerd])
 
 
 class Person:
@@ -265,9 +244,17 @@ version: 1.0.0
 interface:
   inputs: [{{name: text, type: text}}]
   outputs: [{{name: text, type: text}}]
-entry: {{command: [python3, -m, http.server, "8080", --bind, 127.0.0.1, --directory, /opt/model/www]}}
+entry: {{command: [python3, /opt/model/serve.py]}}
 runtime: {{base: "oci-layout:{base}:{ref}", python: null}}
 hardware: {{architectures: [{architecture}]}}
+"""
+
+
+PLAIN_SERVER = """\
+import functools, http.server, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+pages = functools.partial(http.server.SimpleHTTPRequestHandler, directory="/opt/model/www")
+http.server.ThreadingHTTPServer(("127.0.0.1", 8080), pages).serve_forever()
 """
 
 
@@ -281,6 +268,7 @@ def test_a_program_without_python_answers_in_a_container_without_a_network(
     for page in ("healthz/live", "healthz/ready"):
         (pages / page).write_text('{"status": "ok"}')
     (pages / "xumi").write_text(json.dumps({"name": "acme/plain"}))
+    (folder / "serve.py").write_text(PLAIN_SERVER)
     (folder / "xumi.yaml").write_text(
         WITHOUT_PYTHON.format(base=person.base, ref=demo_base.REF_NAME, architecture=demo_base.architecture())
     )

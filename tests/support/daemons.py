@@ -97,8 +97,12 @@ def running_dockerd() -> Iterator[str]:
             "--pidfile", str(folder / "pid"), "--bridge", "none", "--iptables=false",
             "--default-ulimit", "nofile=20000:20000", "-H", f"unix://{socket}",
         ]  # fmt: skip
-        with _running(command, socket, folder, what="dockerd", env={}) as url:
-            yield url
+        try:
+            with _running(command, socket, folder, what="dockerd", env={}) as url:
+                yield url
+        finally:
+            # It leaves its data folder mounted on itself.
+            subprocess.run(["umount", "--lazy", str(folder / "data")], capture_output=True, check=False)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ if sys.platform != "win32":
 
 State = Literal["starting", "running", "ended"]
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]{0,60}$")
+_TIDY_SECONDS = 10
 _POLL_SECONDS = 0.1
 _LOG_LINES = 30
 
@@ -156,7 +157,8 @@ def check_name(name: str) -> None:
 
 def _end(folder: Path, pid: int, engine: str, name: str, *, seconds: float, orderly: bool = False) -> None:
     """`orderly`: it has ended by itself, and has ended its container, if it ever had one."""
-    deadline = time.monotonic() + seconds
+    # It gives its container `seconds` itself, and then has a little to do.
+    deadline = time.monotonic() + seconds + _TIDY_SECONDS
     sent: signal.Signals | None = None
     while _alive(folder):
         wanted = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
