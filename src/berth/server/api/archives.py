@@ -18,7 +18,6 @@ from starlette.responses import Response, StreamingResponse
 from berth.access import audit
 from berth.access.decide import decide
 from berth.catalog import queries as catalog
-from berth.catalog.resolve import form_of
 from berth.errors import Denied, InvalidInput, NameInvalid, NameUnknown, NotFound, RangeInvalid
 from berth.gates import verdicts as gates
 from berth.oci.digest import is_digest
@@ -279,7 +278,7 @@ async def versions_meant(call: Call, text: str, *, gated: bool = True) -> list[C
         digest if at else reference or "latest",
         admitted=lambda place, root: admitted(call, place, root),
     )
-    if gated and form_of(reference if not at else digest) in ("version", "digest"):
+    if gated:  # by what was found, not by how it was asked for: a version can be written as its tag, too
         for one in found:
             await _may_leave(call, one)
     return found

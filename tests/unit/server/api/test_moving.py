@@ -71,6 +71,14 @@ async def test_quarantine_leaves_only_with_those_who_may_read_it(staff: Staffed,
     assert audited
 
 
+@pytest.mark.parametrize(("who", "status"), [("reader", 403), ("developer", 403), ("reviewer", 200)])
+async def test_a_version_written_as_its_tag_is_as_much_in_quarantine(staff: Staffed, who: str, status: int) -> None:
+    for project in ("quiet", "vision"):
+        await staff.world.version(f"{project}/net", "1.0.0+cpu")
+    assert (await ask(staff, who, "GET", "/export?ref=quiet/net:1.0.0_cpu")).status_code == status
+    assert (await ask(staff, who, "GET", "/export?ref=vision/net:1.0.0_cpu")).status_code == 200
+
+
 async def test_a_range_means_what_is_admitted_in_it(staff: Staffed) -> None:
     for number in ("1.0.0", "1.2.0", "2.0.0", "1.3.0-rc.1"):
         await staff.world.version("vision/net", number)
@@ -189,6 +197,14 @@ async def test_quarantine_is_promoted_only_by_those_who_may_read_it(staff: Staff
     refused = await promote(staff, "developer", "quiet")
     assert (refused.status_code, refused.json()["code"]) == (403, "denied")
     assert (await promote(staff, "reviewer", "quiet")).status_code == 200
+
+
+async def test_a_version_written_as_its_tag_is_not_promoted_out_of_quarantine(staff: Staffed) -> None:
+    for project in ("quiet", "vision"):
+        await staff.world.version(f"{project}/net", "1.0.0+cpu", content=project)
+    refused = await promote(staff, "developer", "quiet", versions="1.0.0_cpu")
+    assert (refused.status_code, refused.json()["code"]) == (403, "denied")
+    assert (await promote(staff, "developer", "vision", versions="1.0.0_cpu")).status_code == 200
 
 
 async def approve(world: World, repository: str, digest: str) -> None:
