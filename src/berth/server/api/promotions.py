@@ -93,7 +93,9 @@ async def _carry_out(request: Request, planned: Promotion) -> PromotedVersion:
         return _shown(planned, [], None, [])
     async with acting(request) as call:
         places = await promoting.places_of(call.conn, planned)
-    documents = await promoting.documents_at(call.services.store, call.services.cache, places)
+    documents = await promoting.documents_at(
+        call.services.store, call.services.cache, places, repository_id=planned.source.repository.id
+    )
     try:
         async with acting(request) as call:
             source = planned.source.repository.name

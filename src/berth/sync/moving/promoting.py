@@ -86,11 +86,13 @@ async def places_of(conn: AsyncConnection, promotion: Promotion) -> Mapping[str,
 
 
 async def documents_at(
-    store: BlobStore, cache: Fetcher, places: Mapping[str, tuple[str | None, int]]
+    store: BlobStore, cache: Fetcher, places: Mapping[str, tuple[str | None, int]], *, repository_id: int | None = None
 ) -> Mapping[str, bytes]:
-    """The documents themselves; read before the transaction that records."""
+    """The documents themselves, as blobs of the source; read before the transaction that records."""
     return {
-        digest: await store.read_all(location or await cache.ensure(digest), limit=classify.EVIDENCE_LIMIT)
+        digest: await store.read_all(
+            location or await cache.ensure(digest, repository_id=repository_id), limit=classify.EVIDENCE_LIMIT
+        )
         for digest, (location, size) in places.items()
         if size <= classify.EVIDENCE_LIMIT
     }
