@@ -253,7 +253,7 @@ async def _prepared(call: Call, refs: Sequence[str], since: Sequence[str]) -> Ex
             # A list that was made from an older file may name what has been deleted here since.
             if not is_digest(text.partition("@")[2]):
                 raise
-    return await exporting.prepare(call.conn, wanted, there)
+    return await exporting.prepare(call.conn, wanted, there, now=call.now)
 
 
 async def versions_meant(call: Call, text: str, *, gated: bool = True) -> list[Chosen]:

@@ -84,7 +84,7 @@ async def _planned(call: Call, source: str, versions: str, target: str, version:
     if version is not None and len(found) != 1:
         raise InvalidInput(f"{versions} means {len(found)} versions; they cannot all be {version}.")
     await call.enter(target.partition("/")[0], "version.push")
-    return [await promoting.plan(call.conn, one, target, version or one.version.version) for one in found]
+    return [await promoting.plan(call.conn, one, target, version or one.version.version, now=call.now) for one in found]
 
 
 async def _carry_out(request: Request, planned: Promotion) -> PromotedVersion:

@@ -47,9 +47,9 @@ class Promotion:
         return self.source.version.digest
 
 
-async def plan(conn: AsyncConnection, source: Chosen, repository: str, version: str) -> Promotion:
+async def plan(conn: AsyncConnection, source: Chosen, repository: str, version: str, *, now: datetime) -> Promotion:
     """What promoting one version to `repository` under the number `version` would do."""
-    content = await whole(conn, source.repository.id, source.version.digest)
+    content = await whole(conn, source.repository.id, source.version.digest, now=now)
     # Our own reports are attached to the copy as to everything with this digest; only what people said travels.
     said = {digest: held for digest, held in content.evidence.items() if held.pushed_by != "berth"}
     content = Whole(content.tree, said)
