@@ -170,13 +170,15 @@ async def import_(
     async with acting(request):
         pass  # nobody who is not signed in sends us a file
     incoming = Incoming(_body(request))
-    contents, first = await incoming.head()
+    contents = await incoming.index()
 
     def rename(repository: str) -> str:
         return repository if project is None else f"{project}/{repository.partition('/')[2]}"
 
-    async with acting(request) as call:
+    async with acting(request) as call:  # manifests are held in memory: only for those who may bring them
         await _may_push(call, [rename(version.repository) for version in contents.versions])
+    first = await incoming.manifests(contents)
+    async with acting(request) as call:
         if len({(rename(v.repository), v.version) for v in contents.versions}) != len(contents.versions):
             raise InvalidInput("Two versions of the file would have one name here.", hint="Leave out `project`.")
         wanted = await importing.plan(call.conn, contents, rename)

@@ -174,7 +174,7 @@ class Fetcher:
                     if isinstance(registry, Redirecting):
                         return await registry.presigned(place.repository, digest, seconds=REDIRECT_SECONDS)
             except BerthError as error:
-                self.health.failed(place.registry, error.message)
+                self.health.failed(place.registry, error.message.replace(place.repository, "…"))
         return None
 
     async def has_place(self, digest: str) -> bool:

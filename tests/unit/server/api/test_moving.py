@@ -132,6 +132,17 @@ async def test_who_may_push_may_import(staff: Staffed, who: str | None, status: 
     assert shown.status_code == (200 if status == 200 else 404)
 
 
+@pytest.mark.parametrize(("who", "status"), [("reader", 403), ("stranger", 404), ("developer", 400)])
+async def test_nothing_behind_the_index_is_read_of_somebody_who_may_not_push(
+    staff: Staffed, who: str, status: int
+) -> None:
+    await staff.world.version("vision/net", "1.0.0")
+    data = await exported(staff, "vision/net:1.0.0")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        end = tar.getmembers()[2].offset  # where the manifests begin
+    assert (await take_in(staff, who, data[:end])).status_code == status
+
+
 async def test_every_project_in_the_file_is_asked_about(staff: Staffed) -> None:
     await staff.world.version("vision/net", "1.0.0")
     await staff.world.version("secret/net", "1.0.0")
