@@ -33,6 +33,7 @@ from berth.oci import media_types as types
 from berth.oci import referrers
 from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
+from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, first
 
 T = TypeVar("T")
@@ -129,6 +130,9 @@ async def copy_evidence(
 ) -> Copied:
     """Bring what refers to these manifests, and what refers to that; nothing of more than `largest` bytes.
 
+    Args:
+        subjects: all manifests of a version, its root last.
+
     Raises: as `copy_version`. What the target or the bound refuses stands in the notes.
     """
     work = _Copy(
@@ -142,7 +146,7 @@ async def copy_evidence(
         known_tags=known_tags,
     )
     work.largest = largest
-    await work.bring_evidence(subjects)
+    await work.bring_evidence(subjects, root=subjects[-1])
     return work.copied
 
 
@@ -177,7 +181,7 @@ class _Copy:
         if tag is not None and await self._name_is_taken(tag, digest):
             tag = None
         held = await self._bring(digest)
-        await self.bring_evidence(held)
+        await self.bring_evidence(held, root=digest)
         if tag is not None:
             await self._wanted()
             body, media_type = await self._root(digest)
@@ -344,14 +348,14 @@ class _Copy:
 
     # -- evidence
 
-    async def bring_evidence(self, subjects: Sequence[str]) -> None:
-        """What refers to these manifests, and what refers to that."""
+    async def bring_evidence(self, subjects: Sequence[str], *, root: str) -> None:
+        """What refers to these manifests of the version `root`, and what refers to that."""
         seen = set(subjects)
         level = list(subjects)
         for _ in range(EVIDENCE_DEPTH):
             found: list[str] = []
             for subject in level:
-                for digest in await self._evidence_of(subject):
+                for digest in await self._evidence_of(subject, root):
                     if digest not in seen:
                         seen.add(digest)
                         found.append(digest)
@@ -359,17 +363,22 @@ class _Copy:
                 return
             level = found
 
-    async def _evidence_of(self, subject: str) -> list[str]:
+    async def _evidence_of(self, subject: str, root: str) -> list[str]:
         """Bring what refers to one manifest; returns the digests of what was found at the source."""
-        found = []
-        for entry in await self._again(lambda: self.source.referrers(self.source_repository, subject)):
-            if await self._bring_one(entry.digest, None):
-                found.append(entry.digest)
+        there: list[tuple[str, str | None]] = [
+            (entry.digest, None)
+            for entry in await self._again(lambda: self.source.referrers(self.source_repository, subject))
+        ]
         for tag in self._evidence_tags(subject):
             stat = await self._again(lambda tag=tag: self.source.stat(self.source_repository, tag))  # type: ignore[misc]
-            if stat is not None and await self._bring_one(stat.digest, tag):
-                found.append(stat.digest)
-        return found
+            if stat is not None:
+                there.append((stat.digest, tag))
+        if isinstance(self.source, DepotRegistry):
+            # Whoever may push can have anything refer to an admitted version; that alone lets nothing out.
+            named = [digest for digest, _ in there]
+            let_out = await self.source.may_leave(self.source_repository, named, root=root)
+            there = [(digest, tag) for digest, tag in there if digest in let_out]
+        return [digest for digest, tag in there if await self._bring_one(digest, tag)]
 
     def _evidence_tags(self, subject: str) -> list[str]:
         if digests.parse(subject).algorithm != "sha256":

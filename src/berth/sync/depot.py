@@ -212,12 +212,20 @@ class DepotRegistry:
             (d for d in found if artifact_type in (None, d.artifact_type)), key=lambda descriptor: descriptor.digest
         )
 
+    async def may_leave(self, repository: str, digests: Collection[str], *, root: str) -> frozenset[str]:
+        """Which of these manifests may go out beside a version: what the gateway shows to readers of it."""
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            if row is None or not digests:
+                return frozenset()
+            return await queries.may_leave(conn, row.id, digests, root=root, now=self._clock())
+
     async def listed(self, project: str, *, repository: str | None = None) -> list[Listed]:
         """Every tag of a project, or of one repository of it, and the numbers of its deleted versions."""
         now = self._clock()
         async with self._db.reading() as conn:
             rows = await queries.depot_tags(conn, project, repository=repository, now=now)
-            evidence = await queries.depot_evidence(conn, project, repository=repository)
+            evidence = await queries.depot_evidence(conn, project, repository=repository, now=now)
         found = []
         for row in rows:
             admitted = row.admitted

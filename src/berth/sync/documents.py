@@ -32,9 +32,10 @@ async def read_documents(
     async with db.reading() as conn:
         row = await catalog.repository(conn, repository)
         places = await catalog.linked_places(conn, row.id, wanted) if row is not None else {}
+    whose = None if row is None else row.id
     found = {}
     for digest, (location, size) in places.items():
         if size <= classify.EVIDENCE_LIMIT:
-            place = location if location is not None else await fetcher.ensure(digest)
+            place = location if location is not None else await fetcher.ensure(digest, repository_id=whose)
             found[digest] = await store.read_all(place, limit=classify.EVIDENCE_LIMIT)
     return found

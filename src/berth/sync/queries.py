@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berth.catalog.queries import tag_names as tag_names
+from berth.oci.digest import EMPTY_JSON
 
 
 async def repository_names(conn: AsyncConnection, *, after: str, limit: int) -> list[str]:
@@ -24,6 +25,58 @@ async def repository_names(conn: AsyncConnection, *, after: str, limit: int) -> 
         {"after": after, "limit": limit},
     )
     return list(rows)
+
+
+# Whether a manifest that is about another one must stay although that one leaves, as the gateway has it for readers:
+# it is no evidence but content of its own (in open projects: only where a version that is denied holds it), or it
+# names as its own what is content elsewhere. What an admitted version, or the one it goes with, holds may leave.
+_WITHHELD = """exists (
+    select 1 from repository_manifests w
+      join repositories wr on wr.id = w.repository_id
+      join projects wp on wp.id = wr.project_id
+     where w.repository_id = {repository} and w.digest = {digest} and (
+        (w.evidence_for is null and wp.policy ->> 'preset' <> 'open')
+        or exists (
+        select 1 from closure wc
+         where wc.repository_id = w.repository_id and wc.root = w.digest and wc.digest <> '{empty}'
+           and exists (
+               select 1 from closure o
+                 join repository_manifests om on om.repository_id = o.repository_id and om.digest = o.root
+                where o.repository_id = wc.repository_id and o.digest = wc.digest and om.evidence_for is null
+                  and case when wp.policy ->> 'preset' = 'open' then exists (
+                        select 1 from versions ov where ov.repository_id = o.repository_id and ov.digest = o.root
+                           and ov.state <> 'deleted')
+                      else true end)
+           and not exists (
+               select 1 from closure own where own.repository_id = wc.repository_id and own.root = {root}
+                  and own.digest = wc.digest)
+           and not exists (
+               select 1 from closure a
+                 join verdicts av on av.repository_id = a.repository_id and av.root = a.root
+                 join versions an on an.repository_id = a.repository_id and an.digest = a.root
+                where a.repository_id = wc.repository_id and a.digest = wc.digest and an.state <> 'deleted'
+                  and av.admitted and av.valid_until > :now
+                  and av.policy_hash = wp.policy_hash and av.trust_hash = wp.trust_hash))))"""
+
+
+def withheld(*, repository: str, digest: str, root: str) -> str:
+    """SQL that is true where a manifest may not leave beside a version; names of columns in, and `:now`."""
+    return _WITHHELD.format(repository=repository, digest=digest, root=root, empty=EMPTY_JSON)
+
+
+async def may_leave(
+    conn: AsyncConnection, repository_id: int, digests: Collection[str], *, root: str, now: datetime
+) -> frozenset[str]:
+    """Those of these manifests that may leave beside a version."""
+    rows = await conn.scalars(
+        text(
+            "select m.digest from repository_manifests m where m.repository_id = :repository "
+            "and m.digest = any(:digests) and not "
+            + withheld(repository="m.repository_id", digest="m.digest", root=":root")
+        ),
+        {"repository": repository_id, "digests": list(digests), "root": root, "now": now},
+    )
+    return frozenset(rows)
 
 
 async def referrer_digests(conn: AsyncConnection, repository_id: int, subject: str) -> list[str]:
@@ -98,12 +151,12 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 async def depot_evidence(
-    conn: AsyncConnection, project: str, *, repository: str | None
+    conn: AsyncConnection, project: str, *, repository: str | None, now: datetime
 ) -> dict[tuple[str, str], frozenset[str]]:
-    """(repository, root) → digests of what refers to the root or a manifest below it, in one project."""
+    """(repository, root) → digests of what refers to the root or a manifest below it and may leave with it."""
     rows = await conn.execute(
         text(
-            """
+            f"""
             select r.name, c.root, array_agg(distinct e.digest) as digests
               from repositories r
               join projects p on p.id = r.project_id
@@ -120,10 +173,11 @@ async def depot_evidence(
               ) e on true
              where p.name = :project and left(t.name, 7) <> 'sha256-'
                and (cast(:repository as text) is null or r.name = :repository)
+               and not {withheld(repository="r.id", digest="e.digest", root="c.root")}
              group by 1, 2
             """
         ),
-        {"project": project, "repository": repository},
+        {"project": project, "repository": repository, "now": now},
     )
     return {(row.name, row.root): frozenset(row.digests) for row in rows}
 

@@ -57,7 +57,7 @@ async def chosen(lab: Lab, *names: str) -> list[Chosen]:
 async def exported(lab: Lab, *names: str, since: Sequence[str] = ()) -> bytes:
     wanted, there = await chosen(lab, *names), await chosen(lab, *since)
     async with lab.database.reading() as conn:
-        found = await exporting.prepare(conn, wanted, there)
+        found = await exporting.prepare(conn, wanted, there, now=lab.now)
     data = b"".join([piece async for piece in exporting.stream(lab.store, lab.places.fetcher, found)])
     assert len(data) == found.size
     return data
@@ -218,7 +218,7 @@ async def reasons(lab: Lab, repository: str, root: str) -> set[str]:
 async def promote(lab: Lab, name: str, to: str) -> list[str]:
     [source] = await chosen(lab, name)
     async with lab.database.reading() as conn:
-        planned = await promoting.plan(conn, source, to, source.version.version)
+        planned = await promoting.plan(conn, source, to, source.version.version, now=lab.now)
         places = await promoting.places_of(conn, planned)
     documents = await promoting.documents_at(lab.store, lab.places.fetcher, places)
     async with lab.database.transaction() as conn:
@@ -268,7 +268,7 @@ async def test_a_promotion_is_whole_or_not_at_all(lab: Lab, key: PrivateKey) -> 
     await push_version(lab.depot, "team/net", "1.0.0")
     [source] = await chosen(lab, "team/net:1.0.0")
     async with lab.database.reading() as conn:
-        planned = await promoting.plan(conn, source, "prod/net", "1.0.0")
+        planned = await promoting.plan(conn, source, "prod/net", "1.0.0", now=lab.now)
         documents = await promoting.documents_at(
             lab.store, lab.places.fetcher, await promoting.places_of(conn, planned)
         )

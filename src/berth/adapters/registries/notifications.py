@@ -7,6 +7,7 @@ mean something to us. Its retries repeat an event under the same id.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,10 @@ from berth.errors import InvalidInput
 from berth.oci import media_types as types
 
 ACTIONS = {"push": "pushed", "pull": "pulled", "delete": "deleted"}
+# PostgreSQL keeps neither NUL nor half a pair of surrogates.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# What a time can be: the years to 2242.
+_LATEST = 2**33
 _MANIFESTS = types.MANIFEST_TYPES | types.INDEX_TYPES | types.SCHEMA1_TYPES
 
 
@@ -62,7 +67,9 @@ def document(body: bytes, who: str) -> dict[str, Any]:
 
 def text(value: object) -> str | None:
     """A short text that can be stored, or nothing."""
-    return value if isinstance(value, str) and 0 < len(value) <= 512 and "\0" not in value else None
+    if not isinstance(value, str) or not 0 < len(value) <= 512 or _UNSTORABLE.search(value) is not None:
+        return None
+    return value
 
 
 def ours(name: object, inward: Inward) -> str | None:
@@ -76,9 +83,10 @@ def moment(value: object) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return float(value) if 0 <= value < 2**33 else None
+        return float(value) if 0 <= value < _LATEST else None
     try:
         found = datetime.fromisoformat(str(value))
     except ValueError:
         return None
-    return found.timestamp() if found.tzinfo is not None else None
+    seconds = found.timestamp() if found.tzinfo is not None else -1.0
+    return seconds if 0 <= seconds < _LATEST else None

@@ -18,7 +18,6 @@ from starlette.responses import Response, StreamingResponse
 from berth.access import audit
 from berth.access.decide import decide
 from berth.catalog import queries as catalog
-from berth.catalog.resolve import form_of
 from berth.errors import Denied, InvalidInput, NameInvalid, NameUnknown, NotFound, RangeInvalid
 from berth.gates import verdicts as gates
 from berth.oci.digest import is_digest
@@ -171,13 +170,15 @@ async def import_(
     async with acting(request):
         pass  # nobody who is not signed in sends us a file
     incoming = Incoming(_body(request))
-    contents, first = await incoming.head()
+    contents = await incoming.index()
 
     def rename(repository: str) -> str:
         return repository if project is None else f"{project}/{repository.partition('/')[2]}"
 
-    async with acting(request) as call:
+    async with acting(request) as call:  # manifests are held in memory: only for those who may bring them
         await _may_push(call, [rename(version.repository) for version in contents.versions])
+    first = await incoming.manifests(contents)
+    async with acting(request) as call:
         if len({(rename(v.repository), v.version) for v in contents.versions}) != len(contents.versions):
             raise InvalidInput("Two versions of the file would have one name here.", hint="Leave out `project`.")
         wanted = await importing.plan(call.conn, contents, rename)
@@ -254,7 +255,7 @@ async def _prepared(call: Call, refs: Sequence[str], since: Sequence[str]) -> Ex
             # A list that was made from an older file may name what has been deleted here since.
             if not is_digest(text.partition("@")[2]):
                 raise
-    return await exporting.prepare(call.conn, wanted, there)
+    return await exporting.prepare(call.conn, wanted, there, now=call.now)
 
 
 async def versions_meant(call: Call, text: str, *, gated: bool = True) -> list[Chosen]:
@@ -279,7 +280,7 @@ async def versions_meant(call: Call, text: str, *, gated: bool = True) -> list[C
         digest if at else reference or "latest",
         admitted=lambda place, root: admitted(call, place, root),
     )
-    if gated and form_of(reference if not at else digest) in ("version", "digest"):
+    if gated:  # by what was found, not by how it was asked for: a version can be written as its tag, too
         for one in found:
             await _may_leave(call, one)
     return found

@@ -84,7 +84,7 @@ async def _planned(call: Call, source: str, versions: str, target: str, version:
     if version is not None and len(found) != 1:
         raise InvalidInput(f"{versions} means {len(found)} versions; they cannot all be {version}.")
     await call.enter(target.partition("/")[0], "version.push")
-    return [await promoting.plan(call.conn, one, target, version or one.version.version) for one in found]
+    return [await promoting.plan(call.conn, one, target, version or one.version.version, now=call.now) for one in found]
 
 
 async def _carry_out(request: Request, planned: Promotion) -> PromotedVersion:
@@ -93,7 +93,9 @@ async def _carry_out(request: Request, planned: Promotion) -> PromotedVersion:
         return _shown(planned, [], None, [])
     async with acting(request) as call:
         places = await promoting.places_of(call.conn, planned)
-    documents = await promoting.documents_at(call.services.store, call.services.cache, places)
+    documents = await promoting.documents_at(
+        call.services.store, call.services.cache, places, repository_id=planned.source.repository.id
+    )
     try:
         async with acting(request) as call:
             source = planned.source.repository.name

@@ -61,7 +61,8 @@ async def permit_blob(
     insider = documents and decide(actor, "quarantine.manifest.read", project).allowed
     if facts.location is None and insider and facts.size <= CONFIG_LIMIT:
         # Whether it is a document is seen from its bytes, and they must not come while a transaction is open.
-        facts = replace(facts, location=await exchange.services.cache.ensure(facts.digest))
+        location = await exchange.services.cache.ensure(facts.digest, repository_id=facts.repository_id)
+        facts = replace(facts, location=location)
     async with exchange.services.db.transaction() as conn:
         admitted, reasons = await _ask(exchange, conn, facts.repository_id, facts.digest)
         subjects = await queries.evidence_subjects(conn, facts.repository_id, facts.digest)

@@ -81,7 +81,7 @@ async def _read(exchange: Exchange) -> None:
         await exchange.start(status, headers)
         await exchange.end()
         return
-    if facts.location is None and not leave.quarantined and await _redirected(exchange, digest):
+    if facts.location is None and not leave.quarantined and await _redirected(exchange, facts):
         return
     source, pieces = await _opened(exchange, facts, start, length)
     async with aclosing(pieces):
@@ -98,12 +98,12 @@ async def _read(exchange: Exchange) -> None:
             await fetches.touch(conn, digest, now=now, unless_after=now - READ_AGAIN)
 
 
-async def _redirected(exchange: Exchange, digest: str) -> bool:
+async def _redirected(exchange: Exchange, facts: BlobFacts) -> bool:
     """Send an admitted reader to where the bytes lie, if a registry that holds them may be used so."""
-    url = await exchange.services.cache.redirect(digest)
+    url = await exchange.services.cache.redirect(facts.digest, repository_id=facts.repository_id)
     if url is None:
         return False
-    await exchange.answer(307, {"Location": url, "Docker-Content-Digest": digest, "Cache-Control": "no-store"})
+    await exchange.answer(307, {"Location": url, "Docker-Content-Digest": facts.digest, "Cache-Control": "no-store"})
     telemetry.metrics().blob_reads.labels("redirect").inc()
     return True
 
@@ -113,16 +113,16 @@ async def _opened(
 ) -> tuple[str, AsyncGenerator[bytes, None]]:
     """Where the bytes come from, and they themselves. Part of a blob that is not here waits for the verified whole."""
     if facts.location is not None:
-        return "depot", _read_depot(exchange, facts.digest, facts.location, start, length)
+        return "depot", _read_depot(exchange, facts, facts.location, start, length)
     cache = exchange.services.cache
     if length == facts.size:
-        return "registry", cache.stream(facts.digest)
-    location = await cache.ensure(facts.digest)
-    return "registry", _read_depot(exchange, facts.digest, location, start, length)
+        return "registry", cache.stream(facts.digest, repository_id=facts.repository_id)
+    location = await cache.ensure(facts.digest, repository_id=facts.repository_id)
+    return "registry", _read_depot(exchange, facts, location, start, length)
 
 
 async def _read_depot(
-    exchange: Exchange, digest: str, location: str, start: int, length: int
+    exchange: Exchange, facts: BlobFacts, location: str, start: int, length: int
 ) -> AsyncGenerator[bytes, None]:
     begun = False
     try:
@@ -133,7 +133,7 @@ async def _read_depot(
         if begun:
             raise
         # It has left the depot since we asked where it is.
-        location = await exchange.services.cache.ensure(digest)
+        location = await exchange.services.cache.ensure(facts.digest, repository_id=facts.repository_id)
         async for piece in exchange.services.store.read(location, start=start, length=length):
             yield piece
 

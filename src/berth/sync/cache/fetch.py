@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,10 +54,10 @@ class Parts:
     holder: str
     bounded: bool
 
-    async def in_order(self, digest: str) -> list[Place]:
+    async def in_order(self, digest: str, *, repository_id: int | None = None) -> list[Place]:
         """Where a blob should be, in the order of asking."""
         async with self.db.reading() as conn:
-            found = await queries.places(conn, digest)
+            found = await queries.places(conn, digest, repository_id=repository_id)
         rank = {name: number for number, name in enumerate(self.health.order(place.registry for place in found))}
         return sorted(found, key=lambda place: rank[place.registry])
 
@@ -227,7 +227,8 @@ class Fetch:
     def _note(self, place: Place, reason: str, outcome: str) -> None:
         self._tried[(place.registry, place.repository)] = reason
         if outcome == "failed":
-            self._health.failed(place.registry, reason)
+            # Everybody whose versions are there is told why; whose model it happened to is not their business.
+            self._health.failed(place.registry, reason.replace(place.repository, "…"))
         telemetry.metrics().fetches.labels(place.registry, outcome).inc()
         log.warning("fetch_failed", registry=place.registry, digest=self._flight.digest, reason=reason)
 
@@ -241,16 +242,13 @@ class Fetch:
     def _nobody(self) -> Unavailable:
         waits = [self._health.state(name).retry_seconds for name, _ in self._tried]
         retry = max(1, round(min(waits, default=5.0)))
-        told: list[Mapping[str, str]] = [
-            {"registry": name, "repository": repository, "reason": reason}
-            for (name, repository), reason in sorted(self._tried.items())
-        ]
-        said = " ".join(f"{entry['registry']}: {entry['reason']}" for entry in told)
-        return Unavailable(
-            f"{self._flight.digest} is not in the depot, and no registry gives it now. "
-            + (said or "None is known to hold it."),
-            hint=f"Try again in {retry} s.",
-            detail={"registries": told, "retry_after": retry},
+        return nobody_gives(
+            self._flight.digest,
+            [
+                {"registry": name, "repository": repository, "reason": reason}
+                for (name, repository), reason in sorted(self._tried.items())
+            ],
+            retry,
         )
 
     async def _keep(self, attempt: Attempt) -> None:
@@ -273,6 +271,16 @@ class Fetch:
                     await queue.defer(conn, "evict_cache", queue="short", key="evict_cache")
         self._flight.land(location)
         await self._store.delete(attempt.location)
+
+
+def nobody_gives(digest: str, told: Sequence[Mapping[str, str]], retry: int) -> Unavailable:
+    """The error for a blob that no registry gives; `told`: registry, repository and reason of each."""
+    said = " ".join(f"{entry['registry']}: {entry['reason']}" for entry in told)
+    return Unavailable(
+        f"{digest} is not in the depot, and no registry gives it now. " + (said or "None is known to hold it."),
+        hint=f"Try again in {retry} s.",
+        detail={"registries": list(told), "retry_after": retry},
+    )
 
 
 class _Wrong(IntegrityError):

@@ -20,7 +20,7 @@ from berth.adapters.stores.contract import BlobStore
 from berth.db.engine import Database
 from berth.errors import BerthError, BlobUnknown, IntegrityError, Unavailable
 from berth.sync.cache import queries
-from berth.sync.cache.fetch import LEASE_SECONDS, Fetch, Parts
+from berth.sync.cache.fetch import LEASE_SECONDS, Fetch, Parts, nobody_gives
 from berth.sync.cache.flight import Flight
 from berth.sync.cache.health import Health
 from berth.sync.cache.opened import Opened, Opener
@@ -71,8 +71,12 @@ class Fetcher:
 
     # -- what readers ask
 
-    async def stream(self, digest: str) -> AsyncGenerator[bytes, None]:
+    async def stream(self, digest: str, *, repository_id: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of a blob, as they come in; the end of it only when all of it is verified.
+
+        Args:
+            repository_id: as whose blob it is read. Models share blobs, so that errors could name places of others;
+                they then name this one's only.
 
         Raises:
             Unavailable: no registry that should hold it gives it; `detail` says what each of them did.
@@ -80,18 +84,33 @@ class Fetcher:
             BlobUnknown: nothing here is called so.
         """
         position = 0
-        async with self._aboard(digest) as flight, aclosing(flight.follow()) as pieces:
-            try:
-                async for piece in pieces:
-                    position += len(piece)
-                    yield piece
-                return
-            except BlobUnknown:
-                if flight.final is None:
-                    raise
-        # It came, was verified, and has left the depot again before this reader had the rest of it.
-        async for piece in self._rest(digest, position, flight.size):
-            yield piece
+        try:
+            async with self._aboard(digest) as flight, aclosing(flight.follow()) as pieces:
+                try:
+                    async for piece in pieces:
+                        position += len(piece)
+                        yield piece
+                    return
+                except BlobUnknown:
+                    if flight.final is None:
+                        raise
+            # It came, was verified, and has left the depot again before this reader had the rest of it.
+            async for piece in self._rest(digest, position, flight.size):
+                yield piece
+        except Unavailable as error:
+            raise await self._as_seen_by(repository_id, digest, error) from error
+
+    async def _as_seen_by(self, repository_id: int | None, digest: str, error: Unavailable) -> Unavailable:
+        """The same error without the places of other models."""
+        if repository_id is None or "registries" not in error.detail:
+            return error
+        async with self._db.reading() as conn:
+            own = {
+                (place.registry, place.repository)
+                for place in await queries.places(conn, digest, repository_id=repository_id)
+            }
+        told = [entry for entry in error.detail["registries"] if (entry["registry"], entry["repository"]) in own]
+        return nobody_gives(digest, told, error.detail["retry_after"])
 
     async def _rest(self, digest: str, position: int, size: int) -> AsyncIterator[bytes]:
         for _ in range(RACES):
@@ -105,10 +124,13 @@ class Fetcher:
                 continue
         raise Unavailable("The depot lets go of content as fast as it comes in.", hint="Raise BERTH_CACHE_BYTES.")
 
-    async def ensure(self, digest: str) -> str:
-        """Where the blob lies in the depot, after fetching it if need be. Raises as `stream`."""
-        async with self._aboard(digest) as flight:
-            return await flight.landed()
+    async def ensure(self, digest: str, *, repository_id: int | None = None) -> str:
+        """Where the blob lies in the depot, after fetching it if need be. Arguments and errors as of `stream`."""
+        try:
+            async with self._aboard(digest) as flight:
+                return await flight.landed()
+        except Unavailable as error:
+            raise await self._as_seen_by(repository_id, digest, error) from error
 
     async def hold(self, wanted: Collection[str], *, for_: timedelta) -> dict[str, str]:
         """Have all of these in the depot, and keep them there for so long: digest → location. Raises as `stream`.
@@ -138,9 +160,12 @@ class Fetcher:
             async with self._db.transaction() as conn:
                 await queries.lease(conn, [blob.digest], until=self._clock() + for_)
 
-    async def redirect(self, digest: str) -> str | None:
-        """A URL at which a reader may fetch the blob for a minute, where a registry gives one and may be used so."""
-        for place in await self._parts.in_order(digest):
+    async def redirect(self, digest: str, *, repository_id: int) -> str | None:
+        """A URL at which a reader may fetch the blob for a minute, where a registry gives one and may be used so.
+
+        It is one of the model through which it is read: addresses name repositories, and others share its blobs.
+        """
+        for place in await self._parts.in_order(digest, repository_id=repository_id):
             state = self.health.state(place.registry)
             if not (place.redirect and state.healthy and state.trusted):
                 continue
@@ -149,7 +174,7 @@ class Fetcher:
                     if isinstance(registry, Redirecting):
                         return await registry.presigned(place.repository, digest, seconds=REDIRECT_SECONDS)
             except BerthError as error:
-                self.health.failed(place.registry, error.message)
+                self.health.failed(place.registry, error.message.replace(place.repository, "…"))
         return None
 
     async def has_place(self, digest: str) -> bool:

@@ -54,13 +54,15 @@ _PLACES = (
     "select distinct l.registry, l.repository, coalesce(g.options ->> 'redirect' = 'true', false) as redirect "
     "from closure c join versions v on v.repository_id = c.repository_id and v.digest = c.root "
     "join placements l on l.version_id = v.id and l.state in ('published','exposed','failed') "
-    "join registries g on g.name = l.registry and g.kind <> 'daemon' where c.digest = :digest order by 1, 2"
+    "join registries g on g.name = l.registry and g.kind <> 'daemon' where c.digest = :digest "
+    "and c.repository_id = coalesce(cast(:repository as bigint), c.repository_id) order by 1, 2"
 )
 
 
-async def places(conn: AsyncConnection, digest: str) -> list[Place]:
-    """Every place where a blob should be, by name."""
-    return [Place(**row._mapping) for row in await conn.execute(text(_PLACES), {"digest": digest})]
+async def places(conn: AsyncConnection, digest: str, *, repository_id: int | None = None) -> list[Place]:
+    """Every place where a blob should be, by name; with `repository_id`, where versions of that model are."""
+    rows = await conn.execute(text(_PLACES), {"digest": digest, "repository": repository_id})
+    return [Place(**row._mapping) for row in rows]
 
 
 # -- fetches under way ---------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import text
@@ -24,6 +24,19 @@ async def known_versions(conn: AsyncConnection, repository: str, *, registry: st
         {"repository": repository, "registry": registry},
     )
     return {row.version: Known(row.digest, row.deleted, row.placed) for row in rows}
+
+
+async def foreign_blobs(conn: AsyncConnection, project: str, digests: Collection[str]) -> set[str]:
+    """Those of these blobs that are known here, but not in this project."""
+    rows = await conn.scalars(
+        text(
+            "select b.digest from blobs b where b.digest = any(:digests) and not exists ("
+            "select 1 from repositories r join projects p on p.id = r.project_id "
+            "join repository_blobs rb on rb.repository_id = r.id and rb.digest = b.digest where p.name = :project)"
+        ),
+        {"project": project, "digests": list(digests)},
+    )
+    return set(rows)
 
 
 async def insert_import(

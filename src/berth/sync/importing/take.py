@@ -1,8 +1,8 @@
 """How does a version become known without its bytes? By the same intake as a push, its layers left where they are.
 
-Manifests are read, verified and kept; of blobs the size is compared with what the registry shows, and the small
-documents that intake is decided with are fetched. The version, its content and its place appear together or not at
-all; until it has been scanned here the gate refuses it like any other newcomer.
+Manifests are read, verified and kept; of blobs the size is compared with what the registry shows. The small documents
+that intake is decided with are fetched, and so is what only other projects hold. The version, its content and its place
+appear together or not at all; until it has been scanned here the gate refuses it like any other newcomer.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from berth.sync.copy import MAX_MANIFEST_BYTES, MAX_MANIFESTS, copy_evidence
 from berth.sync.depot import DepotRegistry
 from berth.sync.documents import read_documents
 from berth.sync.flow import Flow, Journal
+from berth.sync.importing import queries
 from berth.sync.listing import each
 from berth.sync.publishing import queries as placing
 
@@ -75,7 +76,7 @@ class Importer:
                 if blob.media_type not in types.FOREIGN_LAYER_TYPES:
                     content.setdefault(blob.digest, blob)
         await each(list(content.values()), lambda blob: self._look_at(repository, blob))
-        await self._bring_documents(repository, tag, digest, tree, content, journal)
+        await self._bring(repository, tag, digest, tree, content, journal)
         await self._record(repository, tag, digest, tree, content)
         evidence = await copy_evidence(
             self.source,
@@ -119,7 +120,7 @@ class Importer:
         if size not in (0, blob.size):
             raise IntegrityError(f"The manifest says {blob.digest} has {blob.size} bytes; {self.registry} says {size}.")
 
-    async def _bring_documents(
+    async def _bring(
         self,
         repository: str,
         tag: str,
@@ -128,7 +129,13 @@ class Importer:
         content: dict[str, Descriptor],
         journal: Journal,
     ) -> None:
-        wanted: set[str] = set()
+        """Fetch what intake is decided with, and what other projects hold.
+
+        Those blobs are in the depot already, or may come to it from elsewhere: were they only looked at, a registry
+        that claims to hold them would open them to whoever knows a digest (design §6).
+        """
+        async with self.db.reading() as conn:
+            wanted = await queries.foreign_blobs(conn, repository.partition("/")[0], content)
         for digest, manifest in tree.items():
             wanted |= set(classify.documents_wanted(manifest, tag if digest == root else None))
         for digest in sorted(wanted & set(content)):

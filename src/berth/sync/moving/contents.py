@@ -6,6 +6,7 @@ Of our own reports the newest of each kind goes: it is what the verdict rests on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -35,8 +36,8 @@ class Whole:
         return _blobs(list(self.tree.values()))
 
 
-async def whole(conn: AsyncConnection, repository_id: int, root: str) -> Whole:
-    """Everything of a version. Raises ManifestUnknown when the repository does not hold it."""
+async def whole(conn: AsyncConnection, repository_id: int, root: str, *, now: datetime) -> Whole:
+    """Everything of a version that may leave with it. Raises ManifestUnknown when the repository does not hold it."""
     tree = {held.digest: held for held in await queries.tree(conn, repository_id, root)}
     if root not in tree:
         raise ManifestUnknown(f"{root} is not there.")
@@ -45,7 +46,7 @@ async def whole(conn: AsyncConnection, repository_id: int, root: str) -> Whole:
     for _ in range(DEPTH):
         level = [
             held
-            for held in await queries.evidence(conn, repository_id, subjects)
+            for held in await queries.evidence(conn, repository_id, subjects, root=root, now=now)
             if held.digest not in tree and held.digest not in found and (held.subject is not None or held.tags)
         ]
         found |= {held.digest: held for held in _newest(level)}

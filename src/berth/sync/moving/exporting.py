@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -48,7 +48,9 @@ class Export:
     left_out: tuple[int, int]
 
 
-async def prepare(conn: AsyncConnection, versions: Sequence[Chosen], since: Sequence[Chosen]) -> Export:
+async def prepare(
+    conn: AsyncConnection, versions: Sequence[Chosen], since: Sequence[Chosen], *, now: datetime
+) -> Export:
     """Find everything that belongs to these versions, less the blobs of versions that the other side has.
 
     A blob is only left out where the same model has it on the other side: nothing is taken from other models there.
@@ -66,7 +68,7 @@ async def prepare(conn: AsyncConnection, versions: Sequence[Chosen], since: Sequ
     sizes: dict[str, int] = {}
     evidence_blobs: set[str] = set()
     for one in versions:
-        found = await whole(conn, one.repository.id, one.version.digest)
+        found = await whole(conn, one.repository.id, one.version.digest, now=now)
         aliases = await catalog.aliases_of_version(conn, one.version.id)
         root = found.tree[one.version.digest]
         named[one.name] = NamedVersion(one.repository.name, one.version.version, _descriptor(root), tuple(aliases))
@@ -79,7 +81,7 @@ async def prepare(conn: AsyncConnection, versions: Sequence[Chosen], since: Sequ
             needed.setdefault(digest, set()).add(one.repository.id)
     there: dict[int, set[str]] = {}
     for one in since:
-        held = (await whole(conn, one.repository.id, one.version.digest)).content()
+        held = (await whole(conn, one.repository.id, one.version.digest, now=now)).content()
         there.setdefault(one.repository.id, set()).update(held)
     omitted = {
         digest

@@ -28,6 +28,11 @@ class Incoming:
         Raises:
             ArchiveInvalid: it is no archive of an export, or damaged.
         """
+        contents = await self.index()
+        return contents, await self.manifests(contents)
+
+    async def index(self) -> Contents:
+        """What the archive says it holds, before any of it is read. Raises ArchiveInvalid."""
         marker = await self.next_header()
         if marker is None or marker.name != "oci-layout" or marker.size != len(archive.MARKER):
             raise refused("It does not begin with the file oci-layout")
@@ -36,13 +41,16 @@ class Incoming:
         index = await self.next_header()
         if index is None or index.name != "index.json":
             raise refused("index.json does not come second")
-        contents = Contents.begin(await self.document(index, MAX_INDEX_BYTES))
+        return Contents.begin(await self.document(index, MAX_INDEX_BYTES))
+
+    async def manifests(self, contents: Contents) -> Header | None:
+        """The manifests that follow `index.json`, into `contents`; the first blob's header (None: there is no blob)."""
         while True:
             header = await self.next_header()
             size = None if header is None or header.digest is None else contents.expects(header.digest)
             if header is None or header.digest is None or size is None:
                 contents.finish()
-                return contents, header
+                return header
             contents.add(header.digest, await self.document(header, MAX_BYTES))
 
     async def next_header(self) -> Header | None:

@@ -47,9 +47,9 @@ class Promotion:
         return self.source.version.digest
 
 
-async def plan(conn: AsyncConnection, source: Chosen, repository: str, version: str) -> Promotion:
+async def plan(conn: AsyncConnection, source: Chosen, repository: str, version: str, *, now: datetime) -> Promotion:
     """What promoting one version to `repository` under the number `version` would do."""
-    content = await whole(conn, source.repository.id, source.version.digest)
+    content = await whole(conn, source.repository.id, source.version.digest, now=now)
     # Our own reports are attached to the copy as to everything with this digest; only what people said travels.
     said = {digest: held for digest, held in content.evidence.items() if held.pushed_by != "berth"}
     content = Whole(content.tree, said)
@@ -86,11 +86,13 @@ async def places_of(conn: AsyncConnection, promotion: Promotion) -> Mapping[str,
 
 
 async def documents_at(
-    store: BlobStore, cache: Fetcher, places: Mapping[str, tuple[str | None, int]]
+    store: BlobStore, cache: Fetcher, places: Mapping[str, tuple[str | None, int]], *, repository_id: int | None = None
 ) -> Mapping[str, bytes]:
-    """The documents themselves; read before the transaction that records."""
+    """The documents themselves, as blobs of the source; read before the transaction that records."""
     return {
-        digest: await store.read_all(location or await cache.ensure(digest), limit=classify.EVIDENCE_LIMIT)
+        digest: await store.read_all(
+            location or await cache.ensure(digest, repository_id=repository_id), limit=classify.EVIDENCE_LIMIT
+        )
         for digest, (location, size) in places.items()
         if size <= classify.EVIDENCE_LIMIT
     }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from berth.sync.queries import withheld
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,18 @@ async def tree(conn: AsyncConnection, repository_id: int, root: str) -> list[Hel
     return [Held(**row._mapping) for row in rows]
 
 
-async def evidence(conn: AsyncConnection, repository_id: int, subjects: Collection[str]) -> list[Held]:
-    """What a repository holds as evidence about these manifests."""
+async def evidence(
+    conn: AsyncConnection, repository_id: int, subjects: Collection[str], *, root: str, now: datetime
+) -> list[Held]:
+    """What a repository holds as evidence about these manifests, and may leave beside the version `root`."""
     rows = await conn.execute(
-        text(_HELD + "where rm.repository_id = :repository and rm.evidence_for = any(:subjects) order by m.digest"),
-        {"repository": repository_id, "subjects": list(subjects)},
+        text(
+            _HELD
+            + "where rm.repository_id = :repository and rm.evidence_for = any(:subjects) and not "
+            + withheld(repository="rm.repository_id", digest="rm.digest", root=":root")
+            + " order by m.digest"
+        ),
+        {"repository": repository_id, "subjects": list(subjects), "root": root, "now": now},
     )
     return [Held(**row._mapping) for row in rows]
 

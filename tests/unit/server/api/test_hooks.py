@@ -135,6 +135,17 @@ async def test_what_is_unreadable_or_without_end_is_refused(staff: Staffed, body
     assert await jobs(staff) == 0
 
 
+@pytest.mark.parametrize(
+    "odd", [{"timestamp": "9999-12-31T23:59:59-14:00"}, {"target": {"tag": "\ud800"}}, {"target": {"tag": "\0"}}]
+)
+async def test_what_cannot_be_stored_is_left_out_and_the_rest_is_taken(staff: Staffed, odd: dict[str, Any]) -> None:
+    made = (await hook(staff)).json()
+    event = ENVELOPE["events"][0]
+    changed = event | odd | {"target": event["target"] | odd.get("target", {})}
+    answer = await deliver(staff, made["authorization"], {"events": [changed]})
+    assert (answer.status_code, answer.json()["new"]) == (202, 1)
+
+
 async def test_strangers_do_not_make_us_read_their_body(staff: Staffed) -> None:
     """The secret is in the head: a body of any size is not looked at before."""
     assert (await deliver(staff, "Bearer wrong", b" " * (2 * 1024 * 1024))).status_code == 401

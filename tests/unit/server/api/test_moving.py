@@ -71,6 +71,14 @@ async def test_quarantine_leaves_only_with_those_who_may_read_it(staff: Staffed,
     assert audited
 
 
+@pytest.mark.parametrize(("who", "status"), [("reader", 403), ("developer", 403), ("reviewer", 200)])
+async def test_a_version_written_as_its_tag_is_as_much_in_quarantine(staff: Staffed, who: str, status: int) -> None:
+    for project in ("quiet", "vision"):
+        await staff.world.version(f"{project}/net", "1.0.0+cpu")
+    assert (await ask(staff, who, "GET", "/export?ref=quiet/net:1.0.0_cpu")).status_code == status
+    assert (await ask(staff, who, "GET", "/export?ref=vision/net:1.0.0_cpu")).status_code == 200
+
+
 async def test_a_range_means_what_is_admitted_in_it(staff: Staffed) -> None:
     for number in ("1.0.0", "1.2.0", "2.0.0", "1.3.0-rc.1"):
         await staff.world.version("vision/net", number)
@@ -122,6 +130,17 @@ async def test_who_may_push_may_import(staff: Staffed, who: str | None, status: 
     assert answer.status_code == status, answer.text
     shown = await ask(staff, "root", "GET", "/projects/vision/models/net/versions/1.0.0")
     assert shown.status_code == (200 if status == 200 else 404)
+
+
+@pytest.mark.parametrize(("who", "status"), [("reader", 403), ("stranger", 404), ("developer", 400)])
+async def test_nothing_behind_the_index_is_read_of_somebody_who_may_not_push(
+    staff: Staffed, who: str, status: int
+) -> None:
+    await staff.world.version("vision/net", "1.0.0")
+    data = await exported(staff, "vision/net:1.0.0")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        end = tar.getmembers()[2].offset  # where the manifests begin
+    assert (await take_in(staff, who, data[:end])).status_code == status
 
 
 async def test_every_project_in_the_file_is_asked_about(staff: Staffed) -> None:
@@ -189,6 +208,14 @@ async def test_quarantine_is_promoted_only_by_those_who_may_read_it(staff: Staff
     refused = await promote(staff, "developer", "quiet")
     assert (refused.status_code, refused.json()["code"]) == (403, "denied")
     assert (await promote(staff, "reviewer", "quiet")).status_code == 200
+
+
+async def test_a_version_written_as_its_tag_is_not_promoted_out_of_quarantine(staff: Staffed) -> None:
+    for project in ("quiet", "vision"):
+        await staff.world.version(f"{project}/net", "1.0.0+cpu", content=project)
+    refused = await promote(staff, "developer", "quiet", versions="1.0.0_cpu")
+    assert (refused.status_code, refused.json()["code"]) == (403, "denied")
+    assert (await promote(staff, "developer", "vision", versions="1.0.0_cpu")).status_code == 200
 
 
 async def approve(world: World, repository: str, digest: str) -> None:

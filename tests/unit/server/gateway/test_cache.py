@@ -171,6 +171,50 @@ async def test_who_may_not_read_is_not_sent_there_either(scene: Scene) -> None:
     assert scene.hub.asked == 0
 
 
+async def share(scene: Scene) -> None:
+    """Another project has the same layer, at the same registry and at one that this project does not use."""
+    await scene.installation.project("abc", "open")
+    other = await scene.installation.user("eve", "abc", "developer")
+    layer, config = await other.blob("abc/secret", scene.layer), await other.blob("abc/secret", SETTINGS)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": config, "size": len(SETTINGS)},
+        "layers": [{"mediaType": LAYER, "digest": layer, "size": len(scene.layer)}],
+    }
+    assert (await other.manifest("abc/secret", "1.0.0", document)).status_code == 201
+    await scene.run("insert into registries (name, kind, url, created_by) values ('far', 'folder', 'file:///f', 'a')")
+    for registry in ("hub", "far"):
+        await scene.run(
+            "insert into placements (version_id, registry, repository, state) "
+            f"select v.id, '{registry}', 'abc/secret', 'published' from versions v "
+            "join repositories r on r.id = v.repository_id where r.name = 'abc/secret'"
+        )
+    await scene.run("update blobs set location = null where size > 2")
+
+
+@pytest.mark.parametrize("part", [False, True])
+async def test_who_shares_a_blob_is_not_told_where_others_have_it(scene: Scene, part: bool) -> None:
+    await share(scene)
+    scene.hub.down = True
+    answer = await scene.reader("GET", scene.path, **({"Range": "bytes=0-9"} if part else {}))
+    assert answer.status_code == 503
+    [problem] = answer.json()["errors"]
+    assert [place["repository"] for place in problem["detail"]["registries"]] == [MODEL]
+    assert "secret" not in answer.text
+    assert "far" not in answer.text
+    reasons = [scene.installation.services.cache.health.state(name).reason or "" for name in ("hub", "far")]
+    assert all("secret" not in reason for reason in reasons)
+
+
+async def test_who_shares_a_blob_is_sent_to_the_own_place_of_the_model(scene: Scene) -> None:
+    await share(scene)
+    scene.hub.link = LINK
+    await scene.run("update registries set options = '{\"redirect\": true}'")
+    answer = await scene.reader("GET", scene.path)  # `presigned` looks at whose place is asked for
+    assert (answer.status_code, answer.headers["location"]) == (307, LINK)
+
+
 async def test_a_pusher_need_not_send_what_a_registry_holds_but_must_where_none_does(scene: Scene) -> None:
     assert (await scene.developer("HEAD", scene.path)).status_code == 200
     await push(scene.developer, "1.1.0", scene.layer, send=False)
