@@ -53,10 +53,12 @@ def sync(
     ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Bring higher versions from Berth to this machine: `xumi sync 'ml/*' --range '^1'`.
+    """Bring higher versions from Berth to this machine.
 
     Only what the gate lets out comes, and only what is missing is sent. Nothing is overwritten or removed. The same in
     one line of XUMI_HOME/sync.yaml: `- ml/* ^1`.
+
+    Example: xumi sync 'ml/*' --range '^1'
     """
     out = Output(output)
     home = environment().home
