@@ -175,6 +175,17 @@ def test_a_run_is_told_in_units_and_counted_in_bytes(cli: Cli, service: Service)
     assert cli("berth", "sync", "status", "eu", "-o", "json").json == [run]
 
 
+def test_what_a_registry_can_do_is_lines_for_people(cli: Cli, service: Service) -> None:
+    found = {"mount": True, "scan": None, "largest_manifest": 4 << 20, "notes": ["conditional writes: yes"]}
+    registry = {"name": "shelf", "kind": "objects", "capabilities": found}
+    service.answers["GET /api/v1/registries/shelf"] = (200, registry)
+    service.answers["POST /api/v1/registries/shelf/probe"] = (200, registry)
+    lines = "largest_manifest: 4.0 MiB\nmount:            yes\nscan:             -\n"
+    assert cli("berth", "registry", "probe", "shelf").out == lines
+    assert cli("berth", "registry", "show", "shelf").out.endswith(f"notes: conditional writes: yes\n\n{lines}")
+    assert cli("berth", "registry", "show", "shelf", "-o", "json").json == registry
+
+
 def test_an_import_says_what_became_of_each_tag(cli: Cli, service: Service) -> None:
     run = {"id": 7, "state": "succeeded", "counts": {"done": 1}, "bytes_transferred": 90, "error": None}
     item = {"action": "import", "source_repository": "ml/demo", "tag": "1.0.0", "digest": DIGEST, "state": "planned"}

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from berth.cli.berth._runs import so_far, wait_for
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, human_size
 from berth.client import Berth
 from berth.errors import InvalidInput, RemoteError
 
@@ -120,7 +120,15 @@ def show(name: Name, output: OutputOption = Format.text) -> None:
     Example: berth registry show harbor
     """
     with Berth.from_settings() as berth:
-        Output(output).result(berth.registries.show(name))
+        answer = berth.registries.show(name)
+    found = dict(answer.get("capabilities") or {})
+    facts = {key: value for key, value in answer.items() if key != "capabilities"} | {"notes": found.pop("notes", [])}
+    out = Output(output)
+    if out.json:
+        out.result(answer)
+        return
+    out.result(facts)
+    print("\n".join(["", *_capabilities(found)]))
 
 
 def rm(name: Name, output: OutputOption = Format.text) -> None:
@@ -150,7 +158,7 @@ def probe(
     out = Output(output)
     found = dict(answer.get("capabilities") or {})
     notes = found.pop("notes", [])
-    out.result(answer, None if out.json else "\n".join(f"{key}: {_word(value)}" for key, value in found.items()))
+    out.result(answer, "\n".join(_capabilities(found)))
     if not out.json:
         for note in notes:
             out.note(f"note: {note}")
@@ -213,7 +221,15 @@ def _option(text: str) -> tuple[str, Any]:
     return key, value
 
 
-def _word(value: Any) -> str:
+def _capabilities(found: dict[str, Any]) -> list[str]:
+    """One line for each; how large something may be in units."""
+    width = max((len(key) for key in found), default=0) + 1
+    return [f"{key + ':':<{width}} {_word(key, value)}" for key, value in sorted(found.items())]
+
+
+def _word(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int) and key.startswith("largest_"):
+        return human_size(value)
     return "-" if value is None else str(value)

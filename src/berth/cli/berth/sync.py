@@ -13,7 +13,17 @@ from berth.errors import InvalidInput, NotFound, RemoteError
 
 Name = Annotated[str, typer.Argument(help="Name of the rule.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0, help="With waiting: seconds to wait at most.")]
-_RULES: list[Column] = ["name", "source", "target", "project", "schedule", "next_run_at", "enabled"]
+_RULES: list[Column] = [
+    "name",
+    "source",
+    "target",
+    "project",
+    "on_admission",
+    "on_event",
+    "schedule",
+    "next_run_at",
+    "enabled",
+]
 _RUNS: list[Column] = [
     "id",
     "kind",
