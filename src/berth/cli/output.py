@@ -16,6 +16,8 @@ from typing import Annotated, Any, Final, Protocol
 
 import typer
 
+from berth.errors import InvalidInput
+
 
 class Format(StrEnum):
     """What stdout gets."""
@@ -45,6 +47,20 @@ class Progress(Protocol):
     def start(self, name: str, total: int) -> None: ...
     def advance(self, name: str, count: int) -> None: ...
     def finish(self, name: str, note: str = "") -> None: ...
+
+
+def confirm(question: str) -> None:
+    """Asks at the terminal. Raises InvalidInput unless the answer is yes, also where nobody is there to give one."""
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        agreed = False
+    if not sys.stdin.isatty():
+        print(file=sys.stderr)  # nobody has ended the line of the question
+    if not agreed:
+        raise InvalidInput("Nothing was changed: the answer was not yes.", hint="With --yes it does not ask.")
 
 
 class Output:

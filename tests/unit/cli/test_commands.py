@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 from collections.abc import Callable
@@ -161,13 +162,16 @@ def test_where_names_the_digest(cli: Cli, service: Service) -> None:
 
 
 def test_a_run_is_told_in_units_and_counted_in_bytes(cli: Cli, service: Service) -> None:
-    run = {"id": 7, "rule": "eu", "state": "succeeded", "counts": {"done": 2, "copy": 1}, "error": None}
+    run = {"id": 7, "rule": "eu", "state": "succeeded", "counts": {"done": 3, "copy": 1}, "error": None}
     run["bytes_transferred"] = 3 << 20
+    shown = {"target_repository": "ml/demo", "bytes": 0, "error": None}
+    items = [shown | {"action": "skip", "tag": "0.9.0", "state": "done", "reason": "It is not in ^1."}]
+    items += [shown | {"action": "copy", "tag": f"1.0.{n}", "state": "done", "reason": ""} for n in range(2)]
     service.answers["POST /api/v1/sync/rules/eu/runs"] = (202, {**run, "state": "queued", "counts": {}})
     service.answers["GET /api/v1/sync/runs/7"] = (200, run)
-    service.answers["GET /api/v1/sync/runs/7/items"] = (200, {"items": [], "next": None})
+    service.answers["GET /api/v1/sync/runs/7/items"] = (200, {"items": items, "next": None})
     service.answers["GET /api/v1/sync/rules/eu/runs"] = (200, {"items": [run], "next": None})
-    words = "succeeded: 1 to copy, 2 done; 3.0 MiB sent."
+    words = "succeeded: 1 to copy, 2 done, 1 skipped; 3.0 MiB moved."
     assert cli("berth", "sync", "run", "eu", "--wait").out == f"{words}\n"
     assert cli("berth", "sync", "run", "eu", "--wait", "-o", "json").json["bytes_transferred"] == 3 << 20
     assert f"Run 7 of eu: {words}" in cli("berth", "sync", "status", "--run", "7").err
@@ -199,6 +203,20 @@ def test_an_import_says_what_became_of_each_tag(cli: Cli, service: Service) -> N
     assert "1.0.0" in cli("berth", "registry", "import", "hub", "--wait").out
     run["state"] = "failed"
     assert cli("berth", "registry", "import", "hub", "--wait").code != 0
+
+
+@pytest.mark.parametrize("typed", ["", "n\n", "\n"])
+def test_a_deletion_that_nobody_agrees_to_does_not_happen(
+    cli: Cli, service: Service, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    service.answers[f"DELETE {V}"] = (204, b"")
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    ran = cli("berth", "version", "rm", "ml/demo:1.0.0", "-o", "json")
+    assert (ran.code, ran.error["hint"], service.asked) == (1, "With --yes it does not ask.", [])
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert cli("berth", "version", "rm", "ml/demo:1.0.0").code == 0
+    assert cli("berth", "version", "rm", "ml/demo:1.0.0", "--yes").code == 0
+    assert [line for line, _, _ in service.asked] == [f"DELETE {V}"] * 2
 
 
 def test_a_key_pair_is_made_once(cli: Cli, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def import_(
         out.result({**ended, "items": items})
     else:
         out.table(items, _IMPORTED, empty=f"{name} holds no model in that scope.")
-        out.note(f"{so_far(ended)}; layers stay where they are.")
+        out.note(f"{so_far(ended, items)}; layers stay where they are.")
     if ended["state"] != "succeeded":
         raise RemoteError(
             f"Import {number} from {name} has {ended['state']}{': ' + ended['error'] if ended.get('error') else '.'}",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption, human_size
+from berth.cli.output import Format, Output, OutputOption, confirm, human_size
 from berth.client import Berth
 from berth.client.session import Json
 from berth.errors import RemoteError, Unavailable
@@ -136,7 +136,7 @@ def gc(
     """
     out, dry = Output(output), ""
     if remove and not yes and run is None:
-        typer.confirm(f"Remove what {name} no longer needs?", abort=True, err=True)
+        confirm(f"Remove what {name} no longer needs?")
     with Berth.from_settings() as berth:
         if run is not None and log:
             text = berth.registries.collected_log(name, run)

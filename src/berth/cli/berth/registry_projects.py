@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from berth.cli.berth.registry_care import Name, Project, Timeout, Wait, until
-from berth.cli.output import Column, Format, Output, OutputOption
+from berth.cli.output import Column, Format, Output, OutputOption, confirm
 from berth.client import Berth
 from berth.client.session import Json
 from berth.errors import RemoteError
@@ -186,7 +186,7 @@ def retention_run(
     Example: berth registry retention run harbor vision --wait
     """
     if delete and not yes:
-        typer.confirm(f"Delete what the retention of {project} at {name} does not keep?", abort=True, err=True)
+        confirm(f"Delete what the retention of {project} at {name} does not keep?")
     with Berth.from_settings() as berth:
         found = berth.registries.start_retention(name, project, dry_run=not delete)
         if wait:

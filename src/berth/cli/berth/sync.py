@@ -28,7 +28,7 @@ _RUNS: list[Column] = [
     "id",
     "kind",
     "state",
-    ("bytes_transferred", "sent"),
+    ("bytes_transferred", "moved"),
     "started_by",
     "created_at",
     "finished_at",
@@ -202,7 +202,7 @@ def run(
             return
         ended = wait_for(berth, out, int(started["id"]), timeout=timeout)
         items = berth.sync.items(ended["id"])
-    out.result({**ended, "items": items}, f"{so_far(ended)}.")
+    out.result({**ended, "items": items}, f"{so_far(ended, items)}.")
     for item in items:
         if item["state"] in ("failed", "conflict"):
             out.note(f"{item['target_repository']}:{item['tag']}: {item['error'] or item['reason']}")
@@ -226,7 +226,7 @@ def status(
             if out.json:
                 out.result({**found, "items": items})
                 return
-            out.note(f"Run {run_id} of {found['rule']}: {so_far(found)}.")
+            out.note(f"Run {run_id} of {found['rule']}: {so_far(found, items)}.")
             out.table(items, _ITEMS, empty="It has no items.")
             return
         if name is None:

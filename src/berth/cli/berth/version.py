@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, confirm
 from berth.client import Berth
 
 Ref = Annotated[str, typer.Argument(help="project/model:version, alias, latest, range or @digest.")]
@@ -47,7 +47,7 @@ def rm(
     Example: berth version rm vision/detector:1.2.0
     """
     if not yes:
-        typer.confirm(f"Delete {ref}? Its number cannot be used again.", abort=True, err=True)
+        confirm(f"Delete {ref}? Its number cannot be used again.")
     with Berth.from_settings() as berth:
         berth.versions.rm(ref)
     Output(output).result({"deleted": ref}, f"Deleted {ref}.")
