@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: PostgreSQL (`postgres`, `database`, …), `berth`, `weed`, `dockerd`, `podman`."""
+"""Fixtures that every test may use: PostgreSQL (`postgres`, `database`, …), `berth`, `weed`, `dockerd`, `podman`, …"""
 
 from __future__ import annotations
 
@@ -77,4 +77,11 @@ def dockerd() -> Iterator[str]:
 def podman() -> Iterator[str]:
     """The same of Podman's service, which speaks Docker's interface."""
     with running_podman() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def podman_tcp() -> Iterator[str]:
+    """A second one of those, on a port of loopback: tcp://127.0.0.1:PORT."""
+    with running_podman(tcp=True) as url:
         yield url

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import tarfile
@@ -41,9 +42,17 @@ cgroup_manager = "cgroupfs"
 """
 
 
-def _answers(socket: Path, process: subprocess.Popen[bytes], log: Path, *, what: str) -> None:
+def _client(url: str, *, version: str = "/v1.41") -> httpx.Client:
+    """Speaks to the daemon at unix:///socket or tcp://host:port."""
+    scheme, _, place = url.partition("://")
+    transport = httpx.HTTPTransport(uds=place if scheme == "unix" else None)
+    host = "daemon" if scheme == "unix" else place
+    return httpx.Client(transport=transport, base_url=f"http://{host}{version}", timeout=60)
+
+
+def _answers(url: str, process: subprocess.Popen[bytes], log: Path, *, what: str) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://daemon") as http:
+    with _client(url, version="") as http:
         while True:
             if process.poll() is not None:
                 last = log.read_text(errors="replace").strip().splitlines()[-1:]
@@ -58,13 +67,13 @@ def _answers(socket: Path, process: subprocess.Popen[bytes], log: Path, *, what:
 
 
 @contextmanager
-def _running(command: list[str], socket: Path, folder: Path, *, what: str, env: Mapping[str, str]) -> Iterator[str]:
+def _running(command: list[str], url: str, folder: Path, *, what: str, env: Mapping[str, str]) -> Iterator[str]:
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, env={**os.environ, **env})
     try:
-        _answers(socket, process, log, what=what)
-        yield f"unix://{socket}"
+        _answers(url, process, log, what=what)
+        yield url
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -91,14 +100,14 @@ def running_dockerd() -> Iterator[str]:
         pytest.skip("dockerd needs root")
     program = needs("dockerd")
     with _short_folder("dockerd") as folder:
-        socket = folder / "d.sock"
+        address = f"unix://{folder / 'd.sock'}"
         command = [
             program, "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"),
             "--pidfile", str(folder / "pid"), "--bridge", "none", "--iptables=false",
-            "--default-ulimit", "nofile=20000:20000", "-H", f"unix://{socket}",
+            "--default-ulimit", "nofile=20000:20000", "-H", address,
         ]  # fmt: skip
         try:
-            with _running(command, socket, folder, what="dockerd", env={}) as url:
+            with _running(command, address, folder, what="dockerd", env={}) as url:
                 yield url
         finally:
             # It leaves its data folder mounted on itself.
@@ -106,28 +115,33 @@ def running_dockerd() -> Iterator[str]:
 
 
 @contextmanager
-def running_podman() -> Iterator[str]:
-    """Podman's service."""
+def running_podman(*, tcp: bool = False) -> Iterator[str]:
+    """Podman's service, on a socket or on a port of loopback."""
     program = needs("podman")
     with _short_folder("podman") as folder:
-        socket = folder / "p.sock"
+        address = f"tcp://127.0.0.1:{_free_port()}" if tcp else f"unix://{folder / 'p.sock'}"
         (folder / "containers.conf").write_text(_CONTAINERS)
         (folder / "policy.json").write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
         stores = ["--root", str(folder / "root"), "--runroot", str(folder / "run")]
-        command = [program, *stores, "system", "service", "--time=0", f"unix://{socket}"]
+        command = [program, *stores, "system", "service", "--time=0", address]
         env = {"CONTAINERS_CONF": str(folder / "containers.conf"), "TMPDIR": str(folder)}
-        with _running(command, socket, folder, what="podman system service", env=env) as url:
+        with _running(command, address, folder, what="podman system service", env=env) as url:
             yield url
             # Its overlay mounts must be gone before the folder can be.
             for words in (("rm", "--all", "--force"), ("rmi", "--all", "--force")):
                 subprocess.run([program, *stores, *words], env={**os.environ, **env}, capture_output=True, check=False)
 
 
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
 @contextmanager
 def container_of(url: str, image: str) -> Iterator[tuple[httpx.Client, str]]:
     """A container of an image, made by the daemon and not started; gone afterwards."""
-    socket = url.removeprefix("unix://")
-    with httpx.Client(transport=httpx.HTTPTransport(uds=socket), base_url="http://daemon/v1.41", timeout=60) as http:
+    with _client(url) as http:
         made = http.post("/containers/create", json={"Image": image, "HostConfig": {"NetworkMode": "none"}})
         assert made.status_code == 201, made.text
         container = str(made.json()["Id"])
@@ -149,8 +163,7 @@ def runs(url: str, image: str) -> str:
 
 def images(url: str) -> list[dict[str, Any]]:
     """What the daemon lists."""
-    socket = url.removeprefix("unix://")
-    with httpx.Client(transport=httpx.HTTPTransport(uds=socket), base_url="http://daemon/v1.41") as http:
+    with _client(url) as http:
         return list(http.get("/images/json").json())
 
 

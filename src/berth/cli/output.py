@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import typer
+
+from berth.errors import InvalidInput
 
 
 class Format(StrEnum):
@@ -31,6 +34,9 @@ LongOutputOption = Annotated[
     Format, typer.Option("--output", help="Print the result as text or as JSON.", show_default=True)
 ]
 
+# In a log: how often something that takes long says how far it is.
+TELL_SECONDS: Final = 10.0
+
 # A key, or a key and its title. (A str is a Sequence[str] too, so lists of both need no annotation.)
 Column = Sequence[str]
 
@@ -41,6 +47,20 @@ class Progress(Protocol):
     def start(self, name: str, total: int) -> None: ...
     def advance(self, name: str, count: int) -> None: ...
     def finish(self, name: str, note: str = "") -> None: ...
+
+
+def confirm(question: str) -> None:
+    """Asks at the terminal. Raises InvalidInput unless the answer is yes, also where nobody is there to give one."""
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        agreed = False
+    if not sys.stdin.isatty():
+        print(file=sys.stderr)  # nobody has ended the line of the question
+    if not agreed:
+        raise InvalidInput("Nothing was changed: the answer was not yes.", hint="With --yes it does not ask.")
 
 
 class Output:
@@ -61,7 +81,10 @@ class Output:
             print(text if text is not None else _plain(data))
 
     def table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, empty: str = "Nothing.") -> None:
-        """Prints rows: as JSON a list of the whole rows, as text the named columns (a key, or key and title)."""
+        """Prints rows: as JSON a list of the whole rows, as text the named columns (a key, or key and title).
+
+        Numbers under a key `bytes` or `bytes_…` are written for people in the text.
+        """
         if self.json:
             self.result([dict(row) for row in rows])
             return
@@ -69,7 +92,9 @@ class Output:
             self.note(empty)
             return
         pairs = [(c, c.replace("_", " ").upper()) if isinstance(c, str) else (c[0], c[1].upper()) for c in columns]
-        cells = [[title for _, title in pairs]] + [[_cell(row.get(key)) for key, _ in pairs] for row in rows]
+        cells = [[title for _, title in pairs]] + [
+            [_cell(_sized(key, row.get(key))) for key, _ in pairs] for row in rows
+        ]
         widths = [max(len(line[i]) for line in cells) for i in range(len(pairs))]
         for line in cells:
             print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -82,6 +107,26 @@ class Output:
         """What to do next; text output only."""
         if not self.json:
             print(f"→ {message}", file=sys.stderr)
+
+    @contextmanager
+    def following(self, *, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str], None]]:
+        """Tells how far something on the service is: one line, rewritten, on a terminal; one now and then in a log."""
+        on_terminal = sys.stderr.isatty()
+        told = clock()
+
+        def tell(message: str) -> None:
+            nonlocal told
+            if on_terminal:
+                print(f"\r\x1b[K{message}", end="", file=sys.stderr, flush=True)
+            elif clock() - told >= TELL_SECONDS:
+                self.note(message)
+                told = clock()
+
+        try:
+            yield tell
+        finally:
+            if on_terminal:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -153,6 +198,12 @@ def human_size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def _sized(key: str, value: Any) -> Any:
+    """Numbers of bytes as people say them; anything else as it is."""
+    counts_bytes = key == "bytes" or key.startswith("bytes_")
+    return human_size(value) if counts_bytes and isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _cell(value: Any) -> str:

@@ -281,7 +281,7 @@ def registry_origin(url: str, *, insecure: bool = False) -> httpx.URL:
     if parts.scheme == "http" and not insecure and not is_loopback(parts.hostname or ""):
         raise InvalidInput(
             f"{url} is plain http, which anyone on the way can read and change.",
-            hint="Use https, or say explicitly that this registry may be insecure.",
+            hint="Use https, or say with --insecure that plain http is meant.",
         )
     return httpx.URL(f"{parts.scheme}://{parts.netloc.lower()}")
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import Registry, RegistrySettings, Repacking, WholeImage
 from berth.adapters.registries.daemon import DaemonRegistry, same_image
-from berth.errors import Conflict, IntegrityError, InvalidInput, NotFound, Unavailable, Unsupported
+from berth.errors import Conflict, IntegrityError, InvalidInput, NotFound, RemoteError, Unavailable, Unsupported
 from berth.oci.descriptor import Descriptor
 from tests.support.daemons import container_of, images, packed, program, runs, sha256
 
 # By kind and program; test_registry_contract.py holds them against the index.
-DAEMONS = {"daemon-docker": "dockerd", "daemon-podman": "podman"}
+DAEMONS = {"daemon-docker": "dockerd", "daemon-podman": "podman", "daemon-podman-tcp": "podman_tcp"}
 TAR = "application/vnd.oci.image.layer.v1.tar"
 REPOSITORY = "lab/says"
 
@@ -193,6 +197,28 @@ async def test_a_probe_names_the_engine(url: str) -> None:
     found = await Registries().probe(RegistrySettings("test", "daemon", url))
     assert any("linux/amd64" in note for note in found.notes)
     assert found.repacks
+
+
+async def test_a_name_is_only_called_at_addresses_that_were_judged(
+    podman_tcp: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def leads_inside(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", leads_inside)
+    url = f"tcp://docker.example:{urlsplit(podman_tcp).port}"
+    refused = Registries().open(RegistrySettings("test", "daemon", url, options={"insecure": True}))
+    with pytest.raises(RemoteError, match="docker.example"):
+        await refused.repositories()
+    await refused.close()
+    options = {"insecure": True, "allow_private": True}
+    allowed = Registries().open(RegistrySettings("test", "daemon", url, options=options))
+    await allowed.repositories()
+    await allowed.close()
+    assert set(asked) == {"docker.example"}
 
 
 # ---- without a daemon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 from collections.abc import Callable
@@ -137,11 +138,12 @@ def test_where_names_the_digest(cli: Cli, service: Service) -> None:
         {"version": "1.0.0+gpu", "digest": DIGEST},
     )
     places = [{"registry": "hub", "repository": "ml/demo", "state": "exposed", "error": "Tags stay there."}]
+    places[0] |= {"bytes_done": 0, "bytes_total": 0, "blobs_done": 0, "blobs_total": 0, "next_try_at": None}
     service.answers["GET /api/v1/projects/ml/models/demo/versions/1.0.0%2Bgpu/placements"] = (
         200,
         {"items": places, "next": None},
     )
-    depot = {"state": "partly", "blobs": 3, "bytes": 900, "blobs_here": 1, "bytes_here": 200}
+    depot = {"state": "partly", "blobs": 3, "bytes": 900 << 10, "blobs_here": 1, "bytes_here": 200}
     hub = {"registry": "hub", "repository": "ml/demo", "state": "exposed", "found": True, "healthy": False}
     hub |= {"trusted": True, "retry_in": 4.5, "latency_ms": None, "reason": "down"}
     service.answers["GET /api/v1/projects/ml/models/demo/versions/1.0.0%2Bgpu/where"] = (
@@ -151,12 +153,41 @@ def test_where_names_the_digest(cli: Cli, service: Service) -> None:
     host = service.url.removeprefix("http://")
     said = cli("xumi", "where", "ml/demo:production")
     assert said.out == f"{host}/ml/demo@{DIGEST}\n", "one line, so that it can stand in a command"
-    assert "200 of 900 bytes are in the depot (1 of 3 blobs)" in said.err
+    assert "200 B of 900.0 KiB are in the depot (1 of 3 blobs)" in said.err
     assert "exposed at hub as ml/demo (found there, left alone for 4.5 s): Tags stay there." in said.err
     assert "hub is asked first for the rest." in said.err
     told = cli("xumi", "where", "ml/demo:production", "-o", "json").json
     assert (told["tagged"], told["placements"]) == (f"{host}/ml/demo:1.0.0_gpu", places)
     assert (told["depot"], told["next"]) == (depot, "hub")
+
+
+def test_a_run_is_told_in_units_and_counted_in_bytes(cli: Cli, service: Service) -> None:
+    run = {"id": 7, "rule": "eu", "state": "succeeded", "counts": {"done": 3, "copy": 1}, "error": None}
+    run["bytes_transferred"] = 3 << 20
+    shown = {"target_repository": "ml/demo", "bytes": 0, "error": None}
+    items = [shown | {"action": "skip", "tag": "0.9.0", "state": "done", "reason": "It is not in ^1."}]
+    items += [shown | {"action": "copy", "tag": f"1.0.{n}", "state": "done", "reason": ""} for n in range(2)]
+    service.answers["POST /api/v1/sync/rules/eu/runs"] = (202, {**run, "state": "queued", "counts": {}})
+    service.answers["GET /api/v1/sync/runs/7"] = (200, run)
+    service.answers["GET /api/v1/sync/runs/7/items"] = (200, {"items": items, "next": None})
+    service.answers["GET /api/v1/sync/rules/eu/runs"] = (200, {"items": [run], "next": None})
+    words = "succeeded: 1 to copy, 2 done, 1 skipped; 3.0 MiB moved."
+    assert cli("berth", "sync", "run", "eu", "--wait").out == f"{words}\n"
+    assert cli("berth", "sync", "run", "eu", "--wait", "-o", "json").json["bytes_transferred"] == 3 << 20
+    assert f"Run 7 of eu: {words}" in cli("berth", "sync", "status", "--run", "7").err
+    assert "3.0 MiB" in cli("berth", "sync", "status", "eu").out
+    assert cli("berth", "sync", "status", "eu", "-o", "json").json == [run]
+
+
+def test_what_a_registry_can_do_is_lines_for_people(cli: Cli, service: Service) -> None:
+    found = {"mount": True, "scan": None, "largest_manifest": 4 << 20, "notes": ["conditional writes: yes"]}
+    registry = {"name": "shelf", "kind": "objects", "capabilities": found}
+    service.answers["GET /api/v1/registries/shelf"] = (200, registry)
+    service.answers["POST /api/v1/registries/shelf/probe"] = (200, registry)
+    lines = "largest_manifest: 4.0 MiB\nmount:            yes\nscan:             -\n"
+    assert cli("berth", "registry", "probe", "shelf").out == lines
+    assert cli("berth", "registry", "show", "shelf").out.endswith(f"notes: conditional writes: yes\n\n{lines}")
+    assert cli("berth", "registry", "show", "shelf", "-o", "json").json == registry
 
 
 def test_an_import_says_what_became_of_each_tag(cli: Cli, service: Service) -> None:
@@ -172,6 +203,20 @@ def test_an_import_says_what_became_of_each_tag(cli: Cli, service: Service) -> N
     assert "1.0.0" in cli("berth", "registry", "import", "hub", "--wait").out
     run["state"] = "failed"
     assert cli("berth", "registry", "import", "hub", "--wait").code != 0
+
+
+@pytest.mark.parametrize("typed", ["", "n\n", "\n"])
+def test_a_deletion_that_nobody_agrees_to_does_not_happen(
+    cli: Cli, service: Service, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    service.answers[f"DELETE {V}"] = (204, b"")
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    ran = cli("berth", "version", "rm", "ml/demo:1.0.0", "-o", "json")
+    assert (ran.code, ran.error["hint"], service.asked) == (1, "With --yes it does not ask.", [])
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert cli("berth", "version", "rm", "ml/demo:1.0.0").code == 0
+    assert cli("berth", "version", "rm", "ml/demo:1.0.0", "--yes").code == 0
+    assert [line for line, _, _ in service.asked] == [f"DELETE {V}"] * 2
 
 
 def test_a_key_pair_is_made_once(cli: Cli, tmp_path: Path) -> None:

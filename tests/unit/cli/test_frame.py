@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 
 from berth.cli import main as door
 from berth.cli.berth import COMMANDS as BERTH
-from berth.cli.lazy import Branch, Leaf, leaves, load
+from berth.cli.lazy import Branch, LazyCommand, Leaf, leaves, load
 from berth.cli.main import run, wants_json
 from berth.cli.output import Format, Output, human_size
 from berth.cli.xumi import COMMANDS as XUMI
@@ -31,14 +33,24 @@ def test_every_command_explains_itself(words: tuple[str, ...], cli: Callable[...
     assert len(ran.out.splitlines()) > 4
 
 
-@pytest.mark.parametrize("words", [("xumi", *words) for words in leaves(XUMI)], ids=" ".join)
-def test_every_command_of_xumi_shows_an_example_and_prints_json(
+# They run until they are told to stop, and log; a report is printed byte for byte as its tool wrote it.
+WITHOUT_JSON = {("berth", "up"), ("berth", "serve"), ("berth", "worker"), ("xumi", "evidence", "report")}
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_every_command_shows_an_example_that_it_understands_and_prints_json(
     words: tuple[str, ...], cli: Callable[..., Ran]
 ) -> None:
     said = cli(*words, "--help").out
-    assert f"Example: {' '.join(words)}" in said
-    # A report is printed byte for byte as its tool wrote it.
-    assert "--output" in said or words == ("xumi", "evidence", "report")
+    # The help is wrapped at the width of a terminal; an example ends where the next paragraph begins.
+    examples = [" ".join(text.split()) for text in re.findall(r"Example: (.*?)(?=\n\n|\Z)", said, re.DOTALL)]
+    assert examples
+    for example in examples:
+        assert f"{example} ".startswith(f"{' '.join(words)} ")
+        arguments = shlex.split(example.partition(" <")[0])[len(words) :]
+        leaf = leaves({"berth": BERTH, "xumi": XUMI}[words[0]])[words[1:]]
+        LazyCommand(words[-1], leaf).make_context(words[-1], arguments)  # raises on what it does not know
+    assert "--output" in said or words in WITHOUT_JSON
 
 
 @pytest.mark.parametrize("program", ["berth", "xumi"])
@@ -188,6 +200,32 @@ def test_a_table_is_lined_up_and_json_is_whole(capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out) == rows
     Output().table([], ["name"], empty="Nothing here.")
     assert capsys.readouterr() == ("", "Nothing here.\n")
+
+
+def test_bytes_are_written_for_people_in_text_and_as_numbers_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, Any]] = [{"bytes_done": 3 << 20, "bytes": None, "count": 2048}]
+    Output().table(rows, ["bytes_done", "bytes", "count"])
+    assert capsys.readouterr().out == "BYTES DONE  BYTES  COUNT\n3.0 MiB     -      2048\n"
+    Output(Format.json).table(rows, ["bytes_done"])
+    assert json.loads(capsys.readouterr().out) == rows
+
+
+def test_what_takes_long_says_how_far_it_is_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with Output(Format.json).following(clock=lambda: now[0]) as tell:
+        for now[0], word in ((9.9, "too soon"), (10.0, "one"), (19.0, "too soon again"), (20.0, "two")):
+            tell(word)
+    assert capsys.readouterr() == ("", "one\ntwo\n")
+
+
+def test_on_a_terminal_one_line_is_rewritten_and_taken_away(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Output().following() as tell:
+        tell("one")
+        tell("two")
+    assert capsys.readouterr() == ("", "\r\x1b[Kone\r\x1b[Ktwo\r\x1b[K")
 
 
 def test_notes_and_progress_never_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -367,7 +367,7 @@ def _address(settings: RegistrySettings) -> tuple[str, str]:
     if parts.scheme == "tcp" and not settings.flag("insecure") and not is_loopback(parts.hostname or ""):
         raise InvalidInput(
             f"{settings.url} is a daemon without TLS: who reaches it is root there.",
-            hint="Use https with a certificate, or say explicitly that it may be insecure.",
+            hint="Use https with a certificate, or say with --insecure that this is meant.",
         )
     scheme = "https" if parts.scheme == "https" else "http"
     return scheme, f"{scheme}://{parts.netloc.lower()}"

@@ -17,7 +17,10 @@ def ls(
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many entries at most, newest first.")] = 50,
     output: OutputOption = Format.text,
 ) -> None:
-    """List who did what, and what was refused."""
+    """List who did what, and what was refused.
+
+    Example: berth audit ls --project vision --limit 20
+    """
     with Berth.from_settings() as berth:
         rows = berth.audit.ls(project=project, limit=limit)
     columns = ["at", "principal", "action", "outcome", "project", "object"]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from berth.cli.berth._runs import wait_for
 from berth.cli.output import Column, Format, Output, OutputOption
 from berth.client import Berth
 from berth.errors import InvalidInput, RemoteError
@@ -31,10 +32,12 @@ def drift(
     timeout: Annotated[float, typer.Option("--timeout", min=0, help="With --refresh: seconds per rule.")] = 600,
     output: OutputOption = Format.text,
 ) -> None:
-    """Show what differs per model and registry, and since when: `berth sync drift --refresh`.
+    """Show what differs per model and registry, and since when.
 
     It is what the newest plan or run of each rule found, less what has been copied since, together with published
     versions that are not where they belong.
+
+    Example: berth sync drift --refresh
     """
     out = Output(output)
     if model is not None and rule is None:
@@ -57,7 +60,7 @@ def drift(
 
 def _refresh(berth: Berth, out: Output, rules: list[str], timeout: float) -> None:
     for name in rules:
-        run = berth.sync.wait(int(berth.sync.plan(name)["id"]), timeout=timeout)
+        run = wait_for(berth, out, int(berth.sync.plan(name)["id"]), timeout=timeout)
         if run["state"] != "succeeded":
             out.note(f"{name} could not be compared: {run['error'] or run['state']}")
 

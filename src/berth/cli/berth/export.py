@@ -31,10 +31,12 @@ def export(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the file would hold.")] = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Write versions, with signatures and reports, into one file: `berth export ml/demo:^1 -f demo.tar`.
+    """Write versions, with signatures and reports, into one file.
 
     The file is a tar of an OCI image layout: skopeo reads it (`oci-archive:demo.tar:ml/demo:1.0.0`). The same
     versions give the same bytes, and a download that broke off goes on when the command is run again.
+
+    Example: berth export 'ml/demo:^1' -f demo.tar
     """
     out = Output(output)
     known = _versions_of(since or [])

@@ -24,10 +24,12 @@ def import_(
     ] = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Bring in the versions of a file: `berth import demo.tar --dry-run`, then without it.
+    """Bring in the versions of a file, then without it.
 
     Only what the service lacks is sent, so the same file again moves nothing, and a try that broke off goes on. What
     comes in is scanned here and refused until then; signatures count if the project here trusts their keys.
+
+    Example: berth import demo.tar --dry-run
     """
     out = Output(output)
     with Berth.from_settings() as berth, out.progress() as progress:

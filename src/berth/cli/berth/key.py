@@ -25,14 +25,20 @@ def trust(
     ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Trust a public key in a project. Signatures that were pushed before count too."""
+    """Trust a public key in a project. Signatures that were pushed before count too.
+
+    Example: berth key trust release --project vision --key release.pub
+    """
     with Berth.from_settings() as berth:
         answer = berth.keys.trust(project, name, _read(key), predicates=predicate or None)
     Output(output).result(answer, f"Project {project} trusts key {name} ({str(answer['key_id'])[:16]}…).")
 
 
 def ls(project: Project, output: OutputOption = Format.text) -> None:
-    """List the keys a project trusts."""
+    """List the keys a project trusts.
+
+    Example: berth key ls --project vision
+    """
     with Berth.from_settings() as berth:
         rows = berth.keys.ls(project)
     columns = ["name", "key_id", "predicates", "added_by", "added_at"]
@@ -40,7 +46,10 @@ def ls(project: Project, output: OutputOption = Format.text) -> None:
 
 
 def untrust(name: Name, project: Project, output: OutputOption = Format.text) -> None:
-    """Stop trusting a key; its signatures are void at once."""
+    """Stop trusting a key; its signatures are void at once.
+
+    Example: berth key untrust release --project vision
+    """
     with Berth.from_settings() as berth:
         berth.keys.untrust(project, name)
     Output(output).result({"untrusted": name}, f"Project {project} no longer trusts key {name}.")

@@ -19,21 +19,30 @@ def set_(
     role: Annotated[str, typer.Option("--role", help="guest, reader, developer, reviewer, maintainer or admin.")],
     output: OutputOption = Format.text,
 ) -> None:
-    """Give a user a role in a project. A lower one than before revokes the user's tokens above it."""
+    """Give a user a role in a project. A lower one than before revokes the user's tokens above it.
+
+    Example: berth member set alice --project vision --role developer
+    """
     with Berth.from_settings() as berth:
         answer = berth.members.set(project, user, role)
     Output(output).result(answer, f"{user} is {role} in project {project}.")
 
 
 def ls(project: Project, output: OutputOption = Format.text) -> None:
-    """List a project's members."""
+    """List a project's members.
+
+    Example: berth member ls --project vision
+    """
     with Berth.from_settings() as berth:
         rows = berth.members.ls(project)
     Output(output).table(rows, ["user", "kind", "role", "disabled"], empty=f"Project {project} has no members.")
 
 
 def rm(user: User, project: Project, output: OutputOption = Format.text) -> None:
-    """Take a user's role in a project away, and the tokens limited to it."""
+    """Take a user's role in a project away, and the tokens limited to it.
+
+    Example: berth member rm alice --project vision
+    """
     with Berth.from_settings() as berth:
         berth.members.rm(project, user)
     Output(output).result({"removed": user}, f"{user} has no role in project {project} any more.")

@@ -22,7 +22,10 @@ def create(
     description: Annotated[str, typer.Option("--description", help="What it is for.")] = "",
     output: OutputOption = Format.text,
 ) -> None:
-    """Create a project."""
+    """Create a project.
+
+    Example: berth project create vision --policy scanned
+    """
     out = Output(output)
     with Berth.from_settings() as berth:
         answer = berth.projects.create(name, policy=policy, description=description)
@@ -31,14 +34,20 @@ def create(
 
 
 def ls(output: OutputOption = Format.text) -> None:
-    """List the projects you can see."""
+    """List the projects you can see.
+
+    Example: berth project ls -o json
+    """
     with Berth.from_settings() as berth:
         rows = berth.projects.ls()
     Output(output).table(rows, _COLUMNS, empty="You see no project. Ask a maintainer for a role in one.")
 
 
 def show(name: Name, output: OutputOption = Format.text) -> None:
-    """Show one project."""
+    """Show one project.
+
+    Example: berth project show vision
+    """
     with Berth.from_settings() as berth:
         answer = berth.projects.show(name)
     Output(output).result(answer)
@@ -59,7 +68,7 @@ def set_(
 ) -> None:
     """Change a project's policy, description, home or the limits of the copy there. A new policy counts at once.
 
-    `berth project set ml --home harbor --bandwidth 20000000 --parallel 4`
+    Example: berth project set vision --home harbor --bandwidth 20000000 --parallel 4
     """
     given: dict[str, Any] = {"policy": policy, "description": description, "home": home}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -78,7 +87,10 @@ def set_(
 
 
 def rm(name: Name, output: OutputOption = Format.text) -> None:
-    """Remove an empty project."""
+    """Remove an empty project.
+
+    Example: berth project rm vision
+    """
     with Berth.from_settings() as berth:
         berth.projects.rm(name)
     Output(output).result({"removed": name}, f"Removed project {name}.")

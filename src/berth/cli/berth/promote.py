@@ -21,10 +21,12 @@ def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Copy versions to another project: `berth promote team/model:1.2.0 prod/model`.
+    """Copy versions to another project.
 
     No byte moves. Signatures and attestations go along and scans are known by digest; the approval does not: the
     policy of the target decides anew.
+
+    Example: berth promote team/demo:1.2.0 prod/demo --dry-run
     """
     out = Output(output)
     with Berth.from_settings() as berth:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.berth._runs import so_far, wait_for
+from berth.cli.output import Format, Output, OutputOption, human_size
 from berth.client import Berth
 from berth.errors import InvalidInput, RemoteError
 
@@ -18,7 +19,10 @@ Name = Annotated[str, typer.Argument(help="Name of the registry here.")]
 
 
 def kinds(output: OutputOption = Format.text) -> None:
-    """List the kinds of registries and their options."""
+    """List the kinds of registries and their options.
+
+    Example: berth registry kinds
+    """
     with Berth.from_settings() as berth:
         rows = berth.registries.kinds()
     shown = rows if Output(output).json else [{**row, "options": sorted(row["options"])} for row in rows]
@@ -49,7 +53,7 @@ def add(
 ) -> None:
     """Make a registry known. Its password is stored sealed and never shown.
 
-    For example: berth registry add engine --kind daemon --url unix:///run/docker.sock
+    Example: berth registry add engine --kind daemon --url unix:///run/docker.sock
     """
     options: dict[str, Any] = dict(_option(text) for text in option or [])
     options |= {"prefix": prefix} if prefix is not None else {}
@@ -81,7 +85,10 @@ def set_(
     ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Change a registry's address, password or options, or whether it takes versions of open projects."""
+    """Change a registry's address, password or options, or whether it takes versions of open projects.
+
+    Example: berth registry set shelf --option redirect=true
+    """
     secret = _password() if password_stdin else None
     with Berth.from_settings() as berth:
         options: dict[str, Any] | None = None
@@ -97,7 +104,10 @@ def set_(
 
 
 def ls(output: OutputOption = Format.text) -> None:
-    """List the known registries."""
+    """List the known registries.
+
+    Example: berth registry ls
+    """
     with Berth.from_settings() as berth:
         rows = berth.registries.ls()
     columns = ["name", "kind", "url", "username", "takes_open", "probed_at"]
@@ -105,13 +115,27 @@ def ls(output: OutputOption = Format.text) -> None:
 
 
 def show(name: Name, output: OutputOption = Format.text) -> None:
-    """Show one registry and what it can do."""
+    """Show one registry and what it can do.
+
+    Example: berth registry show harbor
+    """
     with Berth.from_settings() as berth:
-        Output(output).result(berth.registries.show(name))
+        answer = berth.registries.show(name)
+    found = dict(answer.get("capabilities") or {})
+    facts = {key: value for key, value in answer.items() if key != "capabilities"} | {"notes": found.pop("notes", [])}
+    out = Output(output)
+    if out.json:
+        out.result(answer)
+        return
+    out.result(facts)
+    print("\n".join(["", *_capabilities(found)]))
 
 
 def rm(name: Name, output: OutputOption = Format.text) -> None:
-    """Forget a registry; what lives there stays there."""
+    """Forget a registry; what lives there stays there.
+
+    Example: berth registry rm harbor
+    """
     with Berth.from_settings() as berth:
         berth.registries.remove(name)
     Output(output).result({"removed": name}, f"Registry {name} is no longer known here.")
@@ -125,13 +149,16 @@ def probe(
     ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Ask a registry what it can do, and remember it."""
+    """Ask a registry what it can do, and remember it.
+
+    Example: berth registry probe harbor --repository vision/probe
+    """
     with Berth.from_settings() as berth:
         answer = berth.registries.probe(name, repository=repository)
     out = Output(output)
     found = dict(answer.get("capabilities") or {})
     notes = found.pop("notes", [])
-    out.result(answer, None if out.json else "\n".join(f"{key}: {_word(value)}" for key, value in found.items()))
+    out.result(answer, "\n".join(_capabilities(found)))
     if not out.json:
         for note in notes:
             out.note(f"note: {note}")
@@ -149,7 +176,9 @@ def import_(
     """Catalogue what already lives in a registry; no layer is moved.
 
     Tags that are semantic versions of project/model become versions here, with their signatures. They are scanned here
-    and refused until then. Example: berth registry import hub --project vision --dry-run
+    and refused until then.
+
+    Example: berth registry import hub --project vision --dry-run
     """
     out = Output(output)
     with Berth.from_settings() as berth:
@@ -159,14 +188,13 @@ def import_(
             out.result(started, f"Import {number} from {name} has started.")
             out.step(f"See how far it is: berth sync status --run {number}")
             return
-        ended = berth.sync.wait(number, timeout=timeout)
+        ended = wait_for(berth, out, number, timeout=timeout)
         items = berth.sync.items(number)
     if out.json:
         out.result({**ended, "items": items})
     else:
         out.table(items, _IMPORTED, empty=f"{name} holds no model in that scope.")
-        counts = ", ".join(f"{count} {word}" for word, count in sorted(ended["counts"].items())) or "nothing to do"
-        out.note(f"{ended['state']}: {counts}; {ended['bytes_transferred']} bytes of small documents fetched.")
+        out.note(f"{so_far(ended, items)}; layers stay where they are.")
     if ended["state"] != "succeeded":
         raise RemoteError(
             f"Import {number} from {name} has {ended['state']}{': ' + ended['error'] if ended.get('error') else '.'}",
@@ -193,7 +221,15 @@ def _option(text: str) -> tuple[str, Any]:
     return key, value
 
 
-def _word(value: Any) -> str:
+def _capabilities(found: dict[str, Any]) -> list[str]:
+    """One line for each; how large something may be in units."""
+    width = max((len(key) for key in found), default=0) + 1
+    return [f"{key + ':':<{width}} {_word(key, value)}" for key, value in sorted(found.items())]
+
+
+def _word(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int) and key.startswith("largest_"):
+        return human_size(value)
     return "-" if value is None else str(value)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, confirm, human_size
 from berth.client import Berth
 from berth.client.session import Json
 from berth.errors import RemoteError, Unavailable
@@ -22,7 +22,10 @@ EVERY_SECONDS = 2.0
 
 
 def health(name: Name, output: OutputOption = Format.text) -> None:
-    """Ask a registry how it is. Exit code 0: healthy, 1: not."""
+    """Ask a registry how it is. Exit code 0: healthy, 1: not.
+
+    Example: berth registry health harbor
+    """
     with Berth.from_settings() as berth:
         found = berth.registries.health(name)
     parts = [f"{part}: {state}" for part, state in sorted(found["components"].items())]
@@ -35,16 +38,22 @@ def health(name: Name, output: OutputOption = Format.text) -> None:
 
 
 def usage(name: Name, project: Project, output: OutputOption = Format.text) -> None:
-    """Show how full the place of a project is there."""
+    """Show how full the place of a project is there.
+
+    Example: berth registry usage harbor vision
+    """
     with Berth.from_settings() as berth:
         found = berth.registries.usage(name, project)
-    limit = "no limit" if found["limit"] is None else f"of {found['limit']} bytes"
-    used = "-" if found["used"] is None else found["used"]
-    Output(output).result(found, f"{used} bytes used, {limit}.")
+    limit = "no limit" if found["limit"] is None else f"of {human_size(found['limit'])}"
+    used = "-" if found["used"] is None else human_size(found["used"])
+    Output(output).result(found, f"{used} used, {limit}.")
 
 
 def check(name: Name, ref: Ref, output: OutputOption = Format.text) -> None:
-    """Say how a version would be called there, and whether it fits: `berth registry check hub vision/net:1.2.0`."""
+    """Say how a version would be called there, and whether it fits.
+
+    Example: berth registry check harbor vision/detector:1.2.0
+    """
     with Berth.from_settings() as berth:
         found = berth.registries.check(name, ref)
     out = Output(output)
@@ -54,7 +63,10 @@ def check(name: Name, ref: Ref, output: OutputOption = Format.text) -> None:
 
 
 def artifact(name: Name, ref: Ref, output: OutputOption = Format.text) -> None:
-    """Show what a registry knows of a version: its type there, pulls, signatures, the documents it shows."""
+    """Show what a registry knows of a version: its type there, pulls, signatures, the documents it shows.
+
+    Example: berth registry artifact harbor vision/detector:1.2.0
+    """
     with Berth.from_settings() as berth:
         Output(output).result(berth.registries.artifact(name, ref))
 
@@ -66,7 +78,10 @@ def scan(
     timeout: Timeout = 600,
     output: OutputOption = Format.text,
 ) -> None:
-    """Have a registry scan a version with its own scanner. Verdicts here never rest on that."""
+    """Have a registry scan a version with its own scanner. Verdicts here never rest on that.
+
+    Example: berth registry scan harbor vision/detector:1.2.0 --wait
+    """
     out = Output(output)
     with Berth.from_settings() as berth:
         started = berth.registries.scan(name, ref)["started"]
@@ -89,7 +104,10 @@ def report(
     log: Annotated[bool, typer.Option("--log", help="What its scanner wrote, instead of what it found.")] = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Show what a registry's own scan found."""
+    """Show what a registry's own scan found.
+
+    Example: berth registry report harbor vision/detector:1.2.0
+    """
     out = Output(output)
     with Berth.from_settings() as berth:
         if log:
@@ -112,10 +130,13 @@ def gc(
     log: Annotated[bool, typer.Option("--log", help="With --run: what it wrote.")] = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Start a registry's own clean-up: `berth registry gc harbor --wait`, then with --remove."""
+    """Start a registry's own clean-up, then with --remove.
+
+    Example: berth registry gc harbor --wait
+    """
     out, dry = Output(output), ""
     if remove and not yes and run is None:
-        typer.confirm(f"Remove what {name} no longer needs?", abort=True, err=True)
+        confirm(f"Remove what {name} no longer needs?")
     with Berth.from_settings() as berth:
         if run is not None and log:
             text = berth.registries.collected_log(name, run)

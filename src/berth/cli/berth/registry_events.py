@@ -26,7 +26,10 @@ def hook(
     anew: Annotated[bool, typer.Option("--anew", help="Make another secret; the old one ends at once.")] = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Let a registry tell us of pushes and deletions: `berth registry hook harbor --install vision`."""
+    """Let a registry tell us of pushes and deletions.
+
+    Example: berth registry hook harbor --install vision
+    """
     with Berth.from_settings() as berth:
         answer = berth.registries.hook(name, projects=install or (), address=address, pulls=pulls, anew=anew)
     out = Output(output)
@@ -42,7 +45,10 @@ def hook(
 
 
 def unhook(name: Name, output: OutputOption = Format.text) -> None:
-    """Take no more deliveries of a registry."""
+    """Take no more deliveries of a registry.
+
+    Example: berth registry unhook harbor
+    """
     with Berth.from_settings() as berth:
         berth.registries.unhook(name)
     Output(output).result({"unhooked": name}, f"Deliveries of {name} are refused from now on.")
@@ -53,7 +59,10 @@ def events(
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
     output: OutputOption = Format.text,
 ) -> None:
-    """List what a registry told us, newest first, and what followed."""
+    """List what a registry told us, newest first, and what followed.
+
+    Example: berth registry events harbor --limit 20
+    """
     with Berth.from_settings() as berth:
         rows = berth.registries.events(name, limit=limit)
     Output(output).table(rows, _EVENTS, empty=f"{name} told nothing yet. berth registry hook {name}")

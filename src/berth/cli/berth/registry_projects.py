@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from berth.cli.berth.registry_care import Name, Project, Timeout, Wait, until
-from berth.cli.output import Column, Format, Output, OutputOption
+from berth.cli.output import Column, Format, Output, OutputOption, confirm
 from berth.client import Berth
 from berth.client.session import Json
 from berth.errors import RemoteError
@@ -21,7 +21,10 @@ _ROBOTS: list[Column] = ["id", "name", "rights", "expires_at", "disabled"]
 
 
 def project_show(name: Name, project: Project, output: OutputOption = Format.text) -> None:
-    """Show what a project is like there: settings, storage, protected tags, retention."""
+    """Show what a project is like there: settings, storage, protected tags, retention.
+
+    Example: berth registry project show harbor vision
+    """
     with Berth.from_settings() as berth:
         Output(output).result(berth.registries.project(name, project))
 
@@ -46,7 +49,10 @@ def project_set(
     dry_run: DryRun = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Make a project there, or bring it in line: `berth registry project set harbor vision --auto-scan --dry-run`."""
+    """Make a project there, or bring it in line.
+
+    Example: berth registry project set harbor vision --auto-scan --dry-run
+    """
     with Berth.from_settings() as berth:
         answer = berth.registries.set_project(
             name,
@@ -64,7 +70,10 @@ def project_set(
 
 
 def robot_ls(name: Name, project: Project, output: OutputOption = Format.text) -> None:
-    """List the robots of a project there."""
+    """List the robots of a project there.
+
+    Example: berth registry robot ls harbor vision
+    """
     with Berth.from_settings() as berth:
         rows = berth.registries.robots(name, project)
     Output(output).table(rows, _ROBOTS, empty="It has no robot. berth registry robot add makes one.")
@@ -79,7 +88,10 @@ def robot_add(
     adopt: Adopt = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Add a robot with the least rights: `berth registry robot add harbor vision berth --adopt`."""
+    """Add a robot with the least rights.
+
+    Example: berth registry robot add harbor vision berth --adopt
+    """
     with Berth.from_settings() as berth:
         made = berth.registries.add_robot(name, project, robot, publishes=not read_only, days=days, adopt=adopt)
     _robot(Output(output), name, made)
@@ -88,14 +100,20 @@ def robot_add(
 def robot_renew(
     name: Name, project: Project, robot_id: RobotId, adopt: Adopt = False, output: OutputOption = Format.text
 ) -> None:
-    """Give a robot another secret; the old one ends at once."""
+    """Give a robot another secret; the old one ends at once.
+
+    Example: berth registry robot renew harbor vision 7
+    """
     with Berth.from_settings() as berth:
         made = berth.registries.renew_robot(name, project, robot_id, adopt=adopt)
     _robot(Output(output), name, made)
 
 
 def robot_rm(name: Name, project: Project, robot_id: RobotId, output: OutputOption = Format.text) -> None:
-    """Remove a robot."""
+    """Remove a robot.
+
+    Example: berth registry robot rm harbor vision 7
+    """
     with Berth.from_settings() as berth:
         berth.registries.remove_robot(name, project, robot_id)
     Output(output).result({"removed": robot_id}, f"Robot {robot_id} is gone.")
@@ -109,7 +127,10 @@ def protect(
     dry_run: DryRun = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Have tags neither moved nor removed there. Versions that are denied later cannot be withdrawn then."""
+    """Have tags neither moved nor removed there. Versions that are denied later cannot be withdrawn then.
+
+    Example: berth registry protect harbor vision --tags '[0-9]*' --dry-run
+    """
     with Berth.from_settings() as berth:
         answer = berth.registries.protect(name, project, tags=tags, repositories=repositories, dry_run=dry_run)
     _changed(Output(output), answer)
@@ -121,7 +142,10 @@ def unprotect(
     rule: Annotated[int, typer.Argument(help="Number of the rule; `berth registry project show`.")],
     output: OutputOption = Format.text,
 ) -> None:
-    """Let tags be moved and removed again."""
+    """Let tags be moved and removed again.
+
+    Example: berth registry unprotect harbor vision 3
+    """
     with Berth.from_settings() as berth:
         berth.registries.unprotect(name, project, rule)
     Output(output).result({"removed": rule}, f"Rule {rule} is gone.")
@@ -137,7 +161,10 @@ def retention_set(
     dry_run: DryRun = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Set how many versions are kept there: `berth registry retention set harbor vision --keep 20 --dry-run`."""
+    """Set how many versions are kept there.
+
+    Example: berth registry retention set harbor vision --keep 20 --dry-run
+    """
     with Berth.from_settings() as berth:
         answer = berth.registries.retain(name, project, keep_newest=keep, schedule=schedule, dry_run=dry_run)
     out = Output(output)
@@ -154,9 +181,12 @@ def retention_run(
     timeout: Timeout = 600,
     output: OutputOption = Format.text,
 ) -> None:
-    """Delete what is not kept there, or see what that would be (the default)."""
+    """Delete what is not kept there, or see what that would be (the default).
+
+    Example: berth registry retention run harbor vision --wait
+    """
     if delete and not yes:
-        typer.confirm(f"Delete what the retention of {project} at {name} does not keep?", abort=True, err=True)
+        confirm(f"Delete what the retention of {project} at {name} does not keep?")
     with Berth.from_settings() as berth:
         found = berth.registries.start_retention(name, project, dry_run=not delete)
         if wait:

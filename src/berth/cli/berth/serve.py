@@ -31,7 +31,10 @@ def serve(
     listen_fd: Annotated[int | None, typer.Option("--listen-fd", hidden=True)] = None,
     supervisor_fd: SupervisorFd = None,
 ) -> None:
-    """Start the server: API, registry and web pages. Needs BERTH_DATABASE_URL; `berth up` brings its own database."""
+    """Start the server: API, registry and web pages. Needs BERTH_DATABASE_URL; `berth up` brings its own database.
+
+    Example: berth serve --host 0.0.0.0 --port 8080
+    """
     settings = service_settings(host=host, port=port)
     supervisor = Supervisor(supervisor_fd)
     database_needed(settings)

@@ -6,14 +6,34 @@ from typing import Annotated, Any
 
 import typer
 
+from berth.cli.berth._runs import so_far, wait_for
 from berth.cli.output import Column, Format, Output, OutputOption
 from berth.client import Berth
 from berth.errors import InvalidInput, NotFound, RemoteError
 
 Name = Annotated[str, typer.Argument(help="Name of the rule.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0, help="With waiting: seconds to wait at most.")]
-_RULES: list[Column] = ["name", "source", "target", "project", "schedule", "next_run_at", "enabled"]
-_RUNS: list[Column] = ["id", "kind", "state", "bytes_transferred", "started_by", "created_at", "finished_at", "error"]
+_RULES: list[Column] = [
+    "name",
+    "source",
+    "target",
+    "project",
+    "on_admission",
+    "on_event",
+    "schedule",
+    "next_run_at",
+    "enabled",
+]
+_RUNS: list[Column] = [
+    "id",
+    "kind",
+    "state",
+    ("bytes_transferred", "moved"),
+    "started_by",
+    "created_at",
+    "finished_at",
+    "error",
+]
 _ITEMS: list[Column] = ["action", ("target_repository", "model"), "tag", "state", "bytes", "reason", "error"]
 _PLAN: list[Column] = ["action", ("target_repository", "model"), "tag", "reason"]
 
@@ -55,7 +75,10 @@ def rule_add(
     bandwidth: Annotated[int | None, typer.Option("--bandwidth", min=1, help="Bytes per second at most.")] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Add a sync rule: `berth sync rule add home --source hub --target depot --project ml --only-higher`."""
+    """Add a sync rule.
+
+    Example: berth sync rule add home --source hub --target depot --project vision --only-higher
+    """
     terms: dict[str, Any] = {
         "model": model,
         "range": range_,
@@ -88,31 +111,46 @@ def rule_add(
 
 
 def rule_ls(output: OutputOption = Format.text) -> None:
-    """List the sync rules you may see."""
+    """List the sync rules you may see.
+
+    Example: berth sync rule ls
+    """
     with Berth.from_settings() as berth:
         rows = berth.sync.ls()
     Output(output).table(rows, _RULES, empty="There is no rule. berth sync rule add makes one.")
 
 
 def rule_show(name: Name, output: OutputOption = Format.text) -> None:
-    """Show one sync rule."""
+    """Show one sync rule.
+
+    Example: berth sync rule show home
+    """
     with Berth.from_settings() as berth:
         answer = berth.sync.show(name)
     Output(output).result(answer)
 
 
 def rule_enable(name: Name, output: OutputOption = Format.text) -> None:
-    """Have a rule follow its schedule again."""
+    """Have a rule follow its schedule again.
+
+    Example: berth sync rule enable home
+    """
     _switch(name, enabled=True, output=output)
 
 
 def rule_disable(name: Name, output: OutputOption = Format.text) -> None:
-    """Keep a rule, but leave its schedule alone."""
+    """Keep a rule, but leave its schedule alone.
+
+    Example: berth sync rule disable home
+    """
     _switch(name, enabled=False, output=output)
 
 
 def rule_rm(name: Name, output: OutputOption = Format.text) -> None:
-    """Remove a rule. What it copied stays where it is."""
+    """Remove a rule. What it copied stays where it is.
+
+    Example: berth sync rule rm home
+    """
     with Berth.from_settings() as berth:
         berth.sync.rm(name)
     Output(output).result({"removed": name}, f"Removed rule {name}.")
@@ -125,7 +163,10 @@ def plan(
     timeout: Timeout = 600,
     output: OutputOption = Format.text,
 ) -> None:
-    """Show what a rule would do now, and so where its places differ. Nothing is copied."""
+    """Show what a rule would do now, and so where its places differ. Nothing is copied.
+
+    Example: berth sync plan home
+    """
     out = Output(output)
     with Berth.from_settings() as berth:
         started = berth.sync.plan(name)
@@ -133,7 +174,7 @@ def plan(
             out.result(started, f"Plan {started['id']} of {name} has started.")
             out.step(f"See it: berth sync status --run {started['id']}")
             return
-        run = berth.sync.wait(int(started["id"]), timeout=timeout)
+        run = wait_for(berth, out, int(started["id"]), timeout=timeout)
         _require_success(run, name)
         items = berth.sync.items(run["id"], drift=not everything)
     if out.json:
@@ -148,7 +189,10 @@ def run(
     timeout: Timeout = 3600,
     output: OutputOption = Format.text,
 ) -> None:
-    """Carry out a rule now."""
+    """Carry out a rule now.
+
+    Example: berth sync run home --wait
+    """
     out = Output(output)
     with Berth.from_settings() as berth:
         started = berth.sync.run(name)
@@ -156,10 +200,9 @@ def run(
             out.result(started, f"Run {started['id']} of {name} has started.")
             out.step(f"See how far it is: berth sync status {name}")
             return
-        ended = berth.sync.wait(int(started["id"]), timeout=timeout)
+        ended = wait_for(berth, out, int(started["id"]), timeout=timeout)
         items = berth.sync.items(ended["id"])
-    counts = ", ".join(f"{count} {word}" for word, count in sorted(ended["counts"].items())) or "nothing to do"
-    out.result({**ended, "items": items}, f"{ended['state']}: {counts}; {ended['bytes_transferred']} bytes sent.")
+    out.result({**ended, "items": items}, f"{so_far(ended, items)}.")
     for item in items:
         if item["state"] in ("failed", "conflict"):
             out.note(f"{item['target_repository']}:{item['tag']}: {item['error'] or item['reason']}")
@@ -171,7 +214,10 @@ def status(
     run_id: Annotated[int | None, typer.Option("--run", help="One run, with its items.")] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Show the runs of a rule, or one run with its items."""
+    """Show the runs of a rule, or one run with its items.
+
+    Example: berth sync status home
+    """
     out = Output(output)
     with Berth.from_settings() as berth:
         if run_id is not None:
@@ -180,7 +226,7 @@ def status(
             if out.json:
                 out.result({**found, "items": items})
                 return
-            out.note(f"Run {run_id} of {found['rule']}: {found['state']}, {found['bytes_transferred']} bytes sent.")
+            out.note(f"Run {run_id} of {found['rule']}: {so_far(found, items)}.")
             out.table(items, _ITEMS, empty="It has no items.")
             return
         if name is None:
@@ -194,7 +240,10 @@ def cancel(
     run_id: Annotated[int | None, typer.Option("--run", help="Number of the run.")] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Stop a run. What has arrived stays, and the next run goes on from there."""
+    """Stop a run. What has arrived stays, and the next run goes on from there.
+
+    Example: berth sync cancel home
+    """
     with Berth.from_settings() as berth:
         if run_id is None:
             if name is None:
@@ -209,18 +258,32 @@ def cancel(
 
 Version = Annotated[str, typer.Argument(help="project/model:version that is being published.")]
 Where = Annotated[str | None, typer.Option("--registry", help="Only there; left out: everywhere.")]
-_PLACES: list[Column] = ["registry", "repository", "state", "bytes_done", "bytes_total", "next_try_at", "error"]
+_PLACES: list[Column] = [
+    "registry",
+    "repository",
+    "state",
+    ("bytes_done", "there"),
+    ("bytes_total", "of"),
+    "next_try_at",
+    "error",
+]
 
 
 def hold(ref: Version, registry: Where = None, output: OutputOption = Format.text) -> None:
-    """Stop publishing a version: `berth sync hold ml/demo:1.2.0 --registry harbor`. What has arrived stays."""
+    """Stop publishing a version. What has arrived stays.
+
+    Example: berth sync hold vision/detector:1.2.0 --registry harbor
+    """
     with Berth.from_settings() as berth:
         places = berth.versions.hold(ref, registry=registry)
     Output(output).table(places, _PLACES)
 
 
 def release(ref: Version, registry: Where = None, output: OutputOption = Format.text) -> None:
-    """Go on publishing a version that was held: `berth sync release ml/demo:1.2.0`."""
+    """Go on publishing a version that was held.
+
+    Example: berth sync release vision/detector:1.2.0
+    """
     with Berth.from_settings() as berth:
         places = berth.versions.release(ref, registry=registry)
     Output(output).table(places, _PLACES)

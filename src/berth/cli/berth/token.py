@@ -20,7 +20,10 @@ def create(
     ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Create a token; it is shown once."""
+    """Create a token; it is shown once.
+
+    Example: berth token create --user builder --project vision --role developer --expires-in-days 90
+    """
     out = Output(output)
     with Berth.from_settings() as berth:
         answer = berth.tokens.create(user, project=project, role=role, name=name, expires_in_days=expires_in_days)
@@ -31,7 +34,10 @@ def create(
 
 
 def ls(output: OutputOption = Format.text) -> None:
-    """List your tokens and those you manage."""
+    """List your tokens and those you manage.
+
+    Example: berth token ls
+    """
     with Berth.from_settings() as berth:
         rows = berth.tokens.ls()
     columns = ["id", "user", "name", "project", "role", "created_at", "expires_at", "revoked_at"]
@@ -42,7 +48,10 @@ def revoke(
     token_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the token, as `berth token ls` shows it.")],
     output: OutputOption = Format.text,
 ) -> None:
-    """Revoke a token at once."""
+    """Revoke a token at once.
+
+    Example: berth token revoke 17
+    """
     with Berth.from_settings() as berth:
         berth.tokens.revoke(token_id)
     Output(output).result({"revoked": token_id}, f"Revoked token {token_id}.")

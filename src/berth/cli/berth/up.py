@@ -46,7 +46,10 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [BERTH_HOST, 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port, 0 = any free one.  [BERTH_PORT, 8080]")] = None,
 ) -> None:
-    """Start everything on this machine: database, server, worker. Ends with Ctrl-C or SIGTERM."""
+    """Start everything on this machine: database, server, worker. Ends with Ctrl-C or SIGTERM.
+
+    Example: berth up --data /var/lib/berth --port 8080
+    """
     settings = service_settings(data=data, host=host, port=port)
     log = PlainLog("up", settings.log_format, settings.log_level)
     with Signals().caught() as signals, _locked(settings.data_dir) as state:

@@ -20,7 +20,10 @@ def add(
     ] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """Add a user or a robot."""
+    """Add a user or a robot.
+
+    Example: berth user add builder --kind robot
+    """
     out = Output(output)
     with Berth.from_settings() as berth:
         answer = berth.users.add(name, kind=kind, global_role=global_role)
@@ -29,21 +32,30 @@ def add(
 
 
 def ls(output: OutputOption = Format.text) -> None:
-    """List the users."""
+    """List the users.
+
+    Example: berth user ls
+    """
     with Berth.from_settings() as berth:
         rows = berth.users.ls()
     Output(output).table(rows, ["name", "kind", "global_role", "disabled", "created_at"], empty="There are no users.")
 
 
 def disable(name: Name, output: OutputOption = Format.text) -> None:
-    """Disable a user; its tokens stop working at once."""
+    """Disable a user; its tokens stop working at once.
+
+    Example: berth user disable alice
+    """
     with Berth.from_settings() as berth:
         answer = berth.users.disable(name)
     Output(output).result(answer, f"Disabled {name}; its tokens work no more.")
 
 
 def enable(name: Name, output: OutputOption = Format.text) -> None:
-    """Let a disabled user in again, with the tokens it had."""
+    """Let a disabled user in again, with the tokens it had.
+
+    Example: berth user enable alice
+    """
     with Berth.from_settings() as berth:
         answer = berth.users.disable(name, disabled=False)
     Output(output).result(answer, f"Enabled {name}.")

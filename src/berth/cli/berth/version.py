@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, confirm
 from berth.client import Berth
 
 Ref = Annotated[str, typer.Argument(help="project/model:version, alias, latest, range or @digest.")]
@@ -17,7 +17,10 @@ def ls(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many.")] = None,
     output: OutputOption = Format.text,
 ) -> None:
-    """List a model's versions."""
+    """List a model's versions.
+
+    Example: berth version ls vision/detector
+    """
     with Berth.from_settings() as berth:
         rows = berth.versions.ls(model, limit=limit)
     columns = ["version", "digest", "state", "approval", "verdict", "deprecated", "created_at"]
@@ -25,7 +28,10 @@ def ls(
 
 
 def show(ref: Ref, output: OutputOption = Format.text) -> None:
-    """Show one version: what its manifest declares, its state and its verdict."""
+    """Show one version: what its manifest declares, its state and its verdict.
+
+    Example: berth version show vision/detector:1.2.0
+    """
     with Berth.from_settings() as berth:
         answer = berth.versions.show(ref)
     Output(output).result(answer)
@@ -36,9 +42,12 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Delete a version. Its number stays taken for ever."""
+    """Delete a version. Its number stays taken for ever.
+
+    Example: berth version rm vision/detector:1.2.0
+    """
     if not yes:
-        typer.confirm(f"Delete {ref}? Its number cannot be used again.", abort=True, err=True)
+        confirm(f"Delete {ref}? Its number cannot be used again.")
     with Berth.from_settings() as berth:
         berth.versions.rm(ref)
     Output(output).result({"deleted": ref}, f"Deleted {ref}.")
@@ -49,7 +58,10 @@ def deprecate(
     undo: Annotated[bool, typer.Option("--undo", help="Take the mark away.")] = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Mark a version as deprecated: it stays pullable, but `latest` and ranges pass over it."""
+    """Mark a version as deprecated: it stays pullable, but `latest` and ranges pass over it.
+
+    Example: berth version deprecate vision/detector:1.2.0
+    """
     with Berth.from_settings() as berth:
         answer = berth.versions.deprecate(ref, deprecated=not undo)
     Output(output).result(answer, f"{ref} is {'not ' if undo else ''}deprecated.")

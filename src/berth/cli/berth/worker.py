@@ -21,7 +21,10 @@ def worker(
     concurrency: Annotated[int | None, typer.Option(help="Jobs at once.  [BERTH_WORKER_CONCURRENCY, 2]")] = None,
     supervisor_fd: SupervisorFd = None,
 ) -> None:
-    """Start a worker that scans, publishes and cleans up. Needs BERTH_DATABASE_URL; `berth up` starts one by itself."""
+    """Start a worker that scans, publishes and cleans up. Needs BERTH_DATABASE_URL; `berth up` starts one by itself.
+
+    Example: berth worker --queue scan --concurrency 4
+    """
     settings = service_settings(worker_concurrency=concurrency)
     supervisor = Supervisor(supervisor_fd)
     database_url = database_needed(settings)

@@ -42,6 +42,7 @@ def bump(
     shallow clone it takes the commit's time, without a repository the time now.
 
     Example: xumi bump minor
+
     Example: xumi bump --pre auto
     """
     out = Output(output)

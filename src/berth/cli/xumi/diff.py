@@ -34,6 +34,7 @@ def diff(
     Both versions are in the local repository; without B the folder one is in is compared. A folder is read, not built.
 
     Example: xumi diff acme/file-type:1.0.0 acme/file-type:1.1.0
+
     Example: xumi diff acme/file-type:1.0.0 .
     """
     out = Output(output)

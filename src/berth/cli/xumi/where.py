@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, human_size
 from berth.client import Berth
 from berth.client.address import parse_version
 from berth.oci.version import to_tag
@@ -44,7 +44,7 @@ def where(
         return
     depot = found["depot"]
     out.note(
-        f"{depot['state']}: {depot['bytes_here']} of {depot['bytes']} bytes are in the depot "
+        f"{depot['state']}: {human_size(depot['bytes_here'])} of {human_size(depot['bytes'])} are in the depot "
         f"({depot['blobs_here']} of {depot['blobs']} blobs)."
     )
     health = {(place["registry"], place["repository"]): place for place in found["registries"]}
@@ -71,7 +71,7 @@ def _told(place: dict[str, Any]) -> str:
     told = f": {place['error']}" if place["error"] else ""
     if place["state"] in ("pending", "failed") and place.get("blobs_total"):
         told += f" ({place['blobs_done']} of {place['blobs_total']} blobs, "
-        told += f"{place['bytes_done']} of {place['bytes_total']} bytes are there)"
+        told += f"{human_size(place['bytes_done'])} of {human_size(place['bytes_total'])} are there)"
     if place.get("next_try_at"):
         told += f" Next try at {place['next_try_at']}."
     return told
