@@ -50,6 +50,20 @@ async def test_nothing_leaves_within_the_bound(cache: Cache, lab: Lab) -> None:
     assert await here(lab, cache.layer) == [True]
 
 
+async def test_of_a_copy_that_was_found_there_the_bytes_are_compared(cache: Cache, lab: Lab) -> None:
+    """Nobody here has seen what a registry calls so: its size alone proves nothing."""
+    async with lab.database.transaction() as conn:
+        await conn.execute(text("update placements set found = true"))
+    files = [lab.folder / name / "lab/net/blobs/sha256" / cache.digest.partition(":")[2] for name in ("hub", "mirror")]
+    for file in files:
+        file.write_bytes(b"z" * len(cache.layer))
+    await let_go(lab)
+    assert await here(lab, cache.layer) == [True]
+    files[1].write_bytes(cache.layer)
+    await let_go(lab)
+    assert await here(lab, cache.layer) == [False]
+
+
 async def test_what_was_not_read_for_longest_leaves_first_and_comes_back_whole(cache: Cache, lab: Lab) -> None:
     second = b"second" * 100_000
     newer = await push_image(lab.depot, "lab/net", "1.1.0", layers=[second])

@@ -1,12 +1,14 @@
 """What leaves the depot when it is full? What was read longest ago, and only what is safe elsewhere (design §6).
 
-Right before a blob leaves, every version that holds it must have a copy that its registry shows us. The row forgets the
-bytes first, then they go under the digest's lock: a crash in between leaves a file that no row knows, which clean-up
-removes, never a row without bytes.
+Right before a blob leaves, every version that holds it must have a copy that its registry shows us; of a copy that was
+found there, whose bytes nobody here has seen, the bytes are read and compared. The row forgets the bytes first, then
+they go under the digest's lock: a crash in between leaves a file that no row knows, which clean-up removes, never a row
+without bytes.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +21,9 @@ from berth.adapters.registries.contract import Registry
 from berth.adapters.stores.contract import BlobStore
 from berth.db.engine import Database
 from berth.errors import BerthError
+from berth.oci import digest as digests
 from berth.sync.cache import queries
+from berth.sync.cache.queries import Copy
 
 PAGE: Final = 200
 log = structlog.get_logger(__name__)
@@ -71,35 +75,43 @@ async def evict(db: Database, store: BlobStore, open_registry: Open, *, bound: i
 async def _is_elsewhere(
     db: Database, open_registry: Open, opened: dict[str, Registry | None], digest: str, size: int
 ) -> bool:
-    """Whether each version that holds a blob has a copy whose registry shows the blob now, with its size."""
+    """Whether each version that holds a blob has a copy whose registry shows the blob now."""
     async with db.reading() as conn:
         copies = await queries.copies(conn, digest)
-    seen: dict[tuple[str, str], bool] = {}
-    for places in copies.values():
-        found = False
-        for name, repository in places:
-            if (name, repository) not in seen:
-                seen[(name, repository)] = await _shows(open_registry, opened, name, repository, digest) == size
-            if seen[(name, repository)]:
-                found = True
+    seen: dict[Copy, bool] = {}
+    for held in copies.values():
+        shown = False
+        for copy in held:
+            if copy not in seen:
+                seen[copy] = await _shows(open_registry, opened, copy, digest, size)
+            if seen[copy]:
+                shown = True
                 break
-        if not found:
+        if not shown:
             return False
     return bool(copies)
 
 
-async def _shows(
-    open_registry: Open, opened: dict[str, Registry | None], name: str, repository: str, digest: str
-) -> int | None:
+async def _shows(open_registry: Open, opened: dict[str, Registry | None], copy: Copy, digest: str, size: int) -> bool:
+    name, repository = copy.registry, copy.repository
     try:
         if name not in opened:
             opened[name] = None
             opened[name] = await open_registry(name)
         registry = opened[name]
-        return None if registry is None else await registry.blob_size(repository, digest)
+        if registry is None or await registry.blob_size(repository, digest) != size:
+            return False
+        return not copy.found or await _is_whole(registry, repository, digest)
     except BerthError as error:
         log.warning("copy_not_shown", registry=name, repository=repository, digest=digest, code=error.code)
-        return None
+        return False
+
+
+async def _is_whole(registry: Registry, repository: str, digest: str) -> bool:
+    hasher = digests.new_hasher(digests.parse(digest).algorithm)
+    async for piece in registry.blob(repository, digest):
+        await asyncio.to_thread(hasher.update, piece)
+    return str(hasher.hexdigest()) == digests.parse(digest).encoded
 
 
 async def _let_go(db: Database, store: BlobStore, digest: str, now: datetime) -> bool:

@@ -207,25 +207,34 @@ async def leaving(conn: AsyncConnection, *, now: datetime, after: tuple[datetime
     return list(rows)
 
 
-async def copies(conn: AsyncConnection, digest: str, *, lock: bool = False) -> dict[int, list[tuple[str, str]]]:
-    """version → (registry, repository) of each published copy of every existing version that holds a blob.
+@dataclass(frozen=True)
+class Copy:
+    """A published copy of a version. `found`: it was there before us, and nobody here has seen its bytes."""
+
+    registry: str
+    repository: str
+    found: bool
+
+
+async def copies(conn: AsyncConnection, digest: str, *, lock: bool = False) -> dict[int, list[Copy]]:
+    """version → each published copy of every existing version that holds a blob, those that we made first.
 
     With `lock`, nobody withdraws one of them, or forgets its registry, before the transaction ends.
     """
     rows = await conn.execute(
         text(
-            "select v.id, l.registry, l.repository from closure c "
+            "select v.id, l.registry, l.repository, l.found from closure c "
             "join versions v on v.repository_id = c.repository_id and v.digest = c.root and v.state <> 'deleted' "
             "join placements l on l.version_id = v.id and l.state = 'published' "
-            "join registries g on g.name = l.registry and g.kind <> 'daemon' where c.digest = :digest order by l.id"
-            + (" for share of l, g" if lock else "")
+            "join registries g on g.name = l.registry and g.kind <> 'daemon' where c.digest = :digest "
+            "order by l.found, l.id" + (" for share of l, g" if lock else "")
         ),
         {"digest": digest},
     )
-    found: dict[int, list[tuple[str, str]]] = {}
+    held: dict[int, list[Copy]] = {}
     for row in rows:
-        found.setdefault(row[0], []).append((row[1], row[2]))
-    return found
+        held.setdefault(row[0], []).append(Copy(row[1], row[2], row[3]))
+    return held
 
 
 async def let_go(conn: AsyncConnection, digest: str, *, now: datetime) -> str | None:
