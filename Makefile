@@ -40,11 +40,11 @@ tools: ## install the Debian programs that demo and tests meet (as root with apt
 demo: setup tools ## one model's whole journey on real components (REAL_DB=1 public Trivy DB, KEEP=1 leaves it running)
 	@$(BIN)/python -m demo.run $(if $(REAL_DB),--real-db) $(if $(KEEP),--keep)
 
-test: setup tools ## the test suite, under ten minutes on two cores
-	@$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)
+test: setup tools ## the test suite, about a quarter of an hour on two cores
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 test-full: setup tools ## all tests, the slow ones too
-	@$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 run: setup ## the whole service on this machine: http://127.0.0.1:8080, data in ./.berth
 	@$(BIN)/berth up
