@@ -5,7 +5,8 @@ The gate's answer per version comes in as a function, because this room lies bel
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -45,6 +46,14 @@ async def highest(
     conn: AsyncConnection, repository_id: int, reference: str, *, admitted: Admitted
 ) -> VersionRow | None:
     """The highest admitted, not deprecated release that a virtual tag or range allows."""
+    async with aclosing(answering(conn, repository_id, reference, admitted=admitted)) as rows:
+        return await anext(rows, None)
+
+
+async def answering(
+    conn: AsyncConnection, repository_id: int, reference: str, *, admitted: Admitted
+) -> AsyncGenerator[VersionRow, None]:
+    """Every version that `highest` could answer with, highest first; only as many are read as are taken."""
     before: tuple[str, int] | None = None
     while True:
         page = await queries.versions_below(conn, repository_id, before=before, limit=PAGE)
@@ -59,7 +68,7 @@ async def highest(
                 exists=row.state != "deleted",
             )
             if answers(reference, candidate) and await admitted(repository_id, row.digest):
-                return row
+                yield row
         if len(page) < PAGE:
-            return None
+            return
         before = page[-1][0]

@@ -66,7 +66,7 @@ class DepotRegistry:
     async def tags(self, repository: str, *, after: str | None = None, limit: int = 100) -> Page[str]:
         async with self._db.reading() as conn:
             row = await catalog.repository(conn, repository)
-            names = await queries.tag_names(conn, row.id, after=after or "", limit=limit + 1) if row else []
+            names = await catalog.tag_names(conn, row.id, after=after or "", limit=limit + 1) if row else []
         return _page(names, limit)
 
     async def stat(self, repository: str, reference: str) -> Stat | None:

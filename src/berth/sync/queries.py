@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from berth.catalog.queries import tag_names as tag_names
 from berth.oci.digest import EMPTY_JSON
 
 

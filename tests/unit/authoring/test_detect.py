@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from berth.authoring import detect, detect_archives, detect_cards, detect_onnx, detect_tensors
 from berth.authoring.detect_limits import Malformed
+from tests.support.weight_files import onnx_file
 from tests.unit.authoring.detect_support import install, python
 
 WRITE = """
@@ -262,27 +263,6 @@ def test_yaml_tags_of_a_strange_file_have_no_effect(tmp_path: Path) -> None:
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
-
-
-def field(number: int, content: bytes | int) -> bytes:
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content)
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def small_onnx() -> bytes:
-    tensor = field(1, 1) + field(2, field(1, field(2, b"batch")) + field(1, field(1, 4)))
-    port = field(1, b"X") + field(2, field(1, tensor))
-    initializer = field(1, 4) + field(8, b"W") + field(9, bytes(16)) + field(13, field(1, b"location") + field(2, b"w"))
-    graph = field(2, b"g") + field(5, initializer) + field(11, port) + field(12, port)
-    return field(1, 8) + field(2, b"me") + field(7, graph) + field(8, field(2, 17))
-
-
 def small_gguf() -> bytes:
     def text(value: bytes) -> bytes:
         return struct.pack("<Q", len(value)) + value
@@ -302,7 +282,7 @@ def small_safetensors() -> bytes:
 
 
 READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
-    "onnx": (detect_onnx.read, small_onnx()),
+    "onnx": (detect_onnx.read, onnx_file()),
     "gguf": (detect_tensors.read_gguf, small_gguf()),
     "safetensors": (detect_tensors.read_safetensors, small_safetensors()),
     "pt": (detect_archives.read_archive, zipped({"m/data.pkl": b"", "m/code/x.py": b""})),

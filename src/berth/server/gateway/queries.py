@@ -256,15 +256,6 @@ async def repository_names(conn: AsyncConnection, projects: Sequence[str], *, af
     return list(rows)
 
 
-async def tag_names(conn: AsyncConnection, repository_id: int, *, after: str, limit: int) -> list[str]:
-    """Stored tags in ASCII order."""
-    rows = await conn.scalars(
-        text("select name from tags where repository_id = :repository and name > :after order by name limit :limit"),
-        {"repository": repository_id, "after": after, "limit": limit},
-    )
-    return list(rows)
-
-
 @dataclass(frozen=True)
 class ReferrerRow:
     """One entry of a referrers list."""

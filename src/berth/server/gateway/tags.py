@@ -6,7 +6,6 @@ import json
 
 from berth.catalog import queries as catalog
 from berth.errors import Unsupported
-from berth.server.gateway import queries
 from berth.server.gateway.authenticate import actor_of, require, unknown_name
 from berth.server.gateway.base import page_size
 from berth.server.gateway.exchange import Exchange
@@ -25,7 +24,7 @@ async def handle(exchange: Exchange) -> None:
         repository = await catalog.repository(conn, name)
         tags: list[str] = []
         if repository is not None and limit != 0:
-            tags = await queries.tag_names(
+            tags = await catalog.tag_names(
                 conn, repository.id, after=exchange.one("last") or "", limit=(limit or MAX_PAGE) + 1
             )
     await require(exchange, actor, name, "pull")

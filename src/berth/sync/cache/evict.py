@@ -8,7 +8,6 @@ without bytes.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,9 +20,9 @@ from berth.adapters.registries.contract import Registry
 from berth.adapters.stores.contract import BlobStore
 from berth.db.engine import Database
 from berth.errors import BerthError
-from berth.oci import digest as digests
 from berth.sync.cache import queries
 from berth.sync.cache.queries import Copy
+from berth.wire.hashing import RunningDigest
 
 PAGE: Final = 200
 log = structlog.get_logger(__name__)
@@ -108,10 +107,10 @@ async def _shows(open_registry: Open, opened: dict[str, Registry | None], copy: 
 
 
 async def _is_whole(registry: Registry, repository: str, digest: str) -> bool:
-    hasher = digests.new_hasher(digests.parse(digest).algorithm)
+    running = RunningDigest(digest)
     async for piece in registry.blob(repository, digest):
-        await asyncio.to_thread(hasher.update, piece)
-    return str(hasher.hexdigest()) == digests.parse(digest).encoded
+        await running.update(piece)
+    return running.matches()
 
 
 async def _let_go(db: Database, store: BlobStore, digest: str, now: datetime) -> bool:
