@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 
 import pytest
 import structlog
@@ -68,6 +70,20 @@ def test_lower_levels_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("b").info("quiet")
     telemetry.PlainLog("up", level="warning").info("quiet")
     assert capsys.readouterr().err == ""
+
+
+def test_loggers_outlive_the_stream_that_stood_there_when_they_first_spoke(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = structlog.get_logger("a"), logging.getLogger("b")
+    with io.StringIO() as gone, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", gone)
+        telemetry.configure_logging(process="server")
+        ours.info("first")
+        theirs.warning("first")
+    ours.info("second")
+    theirs.warning("second")
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["second", "logger=b"]
 
 
 def test_metrics_carry_our_prefix_and_a_help_text() -> None:

@@ -15,8 +15,9 @@ from berth.authoring import detect, detect_draft, manifest, project, templates
 from berth.cli.main import run
 from berth.cli.xumi import COMMANDS
 from berth.oci.reference import ModelName
+from tests.support.weight_files import onnx_file
 from tests.unit.authoring.template_images import on_tiny_base, started
-from tests.unit.authoring.test_detect import HUGGING_FACE, small_gguf, small_onnx, small_safetensors, zipped
+from tests.unit.authoring.test_detect import HUGGING_FACE, small_gguf, small_safetensors, zipped
 from tests.unit.authoring.test_onnx import magika as magika
 
 MODEL = ModelName.parse("acme/thing")
@@ -52,7 +53,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_an_onnx_file_gives_the_interface(root: Path) -> None:
-    (root / "m.onnx").write_bytes(small_onnx())
+    (root / "m.onnx").write_bytes(onnx_file())
     found = init(root)
     (value,) = found.interface.inputs
     assert (value.name, value.type, value.dtype, value.shape) == ("x", "tensor", "float32", ["batch", 4])
@@ -103,7 +104,7 @@ def test_a_hugging_face_folder(root: Path) -> None:
 
 def test_a_licence_of_no_list_becomes_one_of_its_own(root: Path) -> None:
     (root / "README.md").write_text("---\nlicense: other\nlicense_name: Llama 3 Community\n---\n")
-    (root / "m.onnx").write_bytes(small_onnx())
+    (root / "m.onnx").write_bytes(onnx_file())
     assert init(root).license == "LicenseRef-Llama-3-Community"
 
 
@@ -178,7 +179,7 @@ def test_memory_follows_the_weights(root: Path) -> None:
 
 
 def test_what_exists_is_left_as_it_is(root: Path) -> None:
-    (root / "m.onnx").write_bytes(small_onnx())
+    (root / "m.onnx").write_bytes(onnx_file())
     (root / "serve.py").write_text("class OnnxModel: ...\n")
     init(root)
     assert (root / "serve.py").read_text() == "class OnnxModel: ...\n"
@@ -186,7 +187,7 @@ def test_what_exists_is_left_as_it_is(root: Path) -> None:
 
 
 def test_the_command_says_what_it_found_and_guessed(xumi: Call, root: Path) -> None:
-    (root / "m.onnx").write_bytes(small_onnx())
+    (root / "m.onnx").write_bytes(onnx_file())
     (root / "broken.gguf").write_bytes(b"no")
     code, out, err = xumi("init", "acme/thing", "-d", root, "-o", "json")
     assert code == 0, err
@@ -245,7 +246,7 @@ def test_whatever_a_card_says_the_draft_is_valid(
     (root / "README.md").write_text(
         f"---\ntags: {json.dumps(tags)}\n---\n# {title}\n\n{description}\n", encoding="utf-8", errors="surrogatepass"
     )
-    (root / "m.onnx").write_bytes(small_onnx())
+    (root / "m.onnx").write_bytes(onnx_file())
     manifest.parse(detect_draft.draft(MODEL, detect.look(root)).files["xumi.yaml"])
 
 
