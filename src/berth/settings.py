@@ -95,3 +95,9 @@ class ClientSettings(BaseSettings):
         description="Local repository of builds.",
     )
     key_password: SecretStr | None = Field(None, description="Password of an encrypted signing key.")
+
+
+def environment_of_installers() -> dict[str, str]:
+    """What pip and uv are told by the environment, and where they look for the rest; no options of ours."""
+    prefixes, names = ("PIP_", "UV_", "XDG_CONFIG_"), ("HOME",)
+    return {k: v for k, v in os.environ.items() if k.startswith(prefixes) or k in names}

@@ -2,7 +2,7 @@
 
 Both are run as they are, so that their configuration holds: indexes, netrc, keyring, per-package indexes. uv is taken
 where it is there, because it works out versions and environment markers for another Python, platform and C library than
-this machine's. Where pip is told about indexes, pip is asked for those settings and they are handed to uv in a file.
+this machine's. What pip is told about indexes is handed to uv in a file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+from berth.authoring import pip_settings
 from berth.authoring.base import Platform
 from berth.authoring.package_indexes import project_with_sources
 from berth.authoring.wheels import Package, canonical
@@ -146,11 +147,11 @@ class Tool:
 class _Uv(Tool):
     """uv: resolves for any target; its answer is a pylock.toml (PEP 751)."""
 
-    def __init__(self, uv: str, pip: list[str] | None, job: Job) -> None:
+    def __init__(self, uv: str, job: Job) -> None:
         super().__init__(job)
         self._uv = uv
         self._arguments: list[str] = []
-        self._settings = _pip_settings(pip, job.options, self._arguments) if pip else []
+        self._settings = _pip_settings(job.options, self._arguments)
 
     def resolve(self, file: Path, constraints: Path | None, keep: Sequence[Package] = ()) -> list[Offer]:
         out = self.job.scratch / "pylock.toml"
@@ -254,7 +255,7 @@ def open_tool(installer: Installer, job: Job) -> Tool:
     if installer == "uv":
         if uv is None:
             raise SetupError("uv is not installed here.", hint="`pip install uv`, or use --installer pip.")
-        return _Uv(uv, pip, job)
+        return _Uv(uv, job)
     if pip is None:
         raise SetupError("pip is not installed beside this program.", hint="Use --installer uv.")
     return _Pip(pip, job)
@@ -292,19 +293,12 @@ def _platform_tags(target: Target) -> list[str]:
     return tags
 
 
-def _pip_settings(pip: list[str], options: Sequence[str], arguments: list[str]) -> list[str]:
-    """What pip says it is told about indexes, as lines of a requirements file; the rest is added to uv's `arguments`.
+def _pip_settings(options: Sequence[str], arguments: list[str]) -> list[str]:
+    """What pip is told about indexes, as lines of a requirements file; the rest is added to uv's `arguments`.
 
     An index in the requirements files (`options`) comes before pip's settings, as with pip.
     """
-    done = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False, timeout=60)
-    found: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
-        key, equals, value = line.partition("=")
-        section, _, name = key.rpartition(".")
-        if equals and (section in ("global", "install", ":env:")):
-            # Later lines win, as with pip: global, then install, then the environment.
-            found[name.lower()] = [word for part in value.strip("'\"").split("\\n") for word in part.split()]
+    found = pip_settings.read()
     if any(option.startswith(("-i", "--index-url")) for option in options):
         found.pop("index-url", None)
     lines = []

@@ -18,6 +18,8 @@ from berth.oci import descriptor as descriptors
 # Raised when the same packages become other layers, so that what older programs made is not taken.
 _FORMAT = 2
 _MAX_ENTRIES = 200
+_LAYERS = "packages.json"
+_QUESTIONS = "questions.json"
 
 
 def key_of(*parts: Any) -> str:
@@ -29,7 +31,7 @@ def key_of(*parts: Any) -> str:
 def find(repository: LocalRepository, key: str) -> list[Layer] | None:
     """The layers, if all of their bytes are still here."""
     layers = []
-    for item in _read(repository.home).get(key, [None]):
+    for item in _read(repository.home, _LAYERS).get(key, [None]):
         if item is None or not repository.layout.has(item["descriptor"]["digest"]):
             return None
         layers.append(
@@ -57,22 +59,32 @@ def remember(repository: LocalRepository, key: str, layers: Sequence[Layer]) -> 
         }
         for x in layers
     ]
-    with locked(repository.home / "lock"):
-        known = {k: v for k, v in _read(repository.home).items() if k != key}
-        kept = dict([*known.items(), (key, items)][-_MAX_ENTRIES:])
-        path = _path(repository.home)
-        with tempfile.NamedTemporaryFile("w", dir=repository.home, delete=False, encoding="utf-8") as out:
+    _put(repository.home, _LAYERS, key, items)
+
+
+def note(repository: LocalRepository, question: str, at: float, key: str) -> None:
+    """Notes that a question led to the layers of `key`, at `at` (seconds since 1970)."""
+    _put(repository.home, _QUESTIONS, question, [at, key])
+
+
+def noted(repository: LocalRepository, question: str) -> tuple[float, str] | None:
+    """What `note` was told last."""
+    found = _read(repository.home, _QUESTIONS).get(question)
+    return (float(found[0]), str(found[1])) if isinstance(found, list) and len(found) == 2 else None
+
+
+def _put(home: Path, name: str, key: str, value: Any) -> None:
+    with locked(home / "lock"):
+        known = {k: v for k, v in _read(home, name).items() if k != key}
+        kept = dict([*known.items(), (key, value)][-_MAX_ENTRIES:])
+        with tempfile.NamedTemporaryFile("w", dir=home, delete=False, encoding="utf-8") as out:
             json.dump(kept, out)
-        os.replace(out.name, path)
+        os.replace(out.name, home / name)
 
 
-def _path(home: Path) -> Path:
-    return home / "packages.json"
-
-
-def _read(home: Path) -> dict[str, list[dict[str, Any]]]:
+def _read(home: Path, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(_path(home).read_text(encoding="utf-8"))
+        found = json.loads((home / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,7 +1,8 @@
 """Which packages go into one platform's image, and what layers do they make? Debian packages first, then Python's.
 
 With a lock the packages are those it names; without one they are worked out anew. The layers of packages that were
-installed before are taken from the local repository: with a lock, an unchanged build asks no index, installs nothing.
+installed before are taken from the local repository: with a lock, an unchanged build asks no index, installs nothing;
+without one it asks again after ten minutes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from berth.authoring import base_files, debian, layer_cache
+from berth.authoring import base_files, debian, layer_cache, recent
 from berth.authoring.base import BaseImage, Platform
 from berth.authoring.compression import Compression, compressor_id
 from berth.authoring.installers import Installer, Target
@@ -120,6 +121,13 @@ def _python(repository: LocalRepository, wanted: Wanted, lock: LockedPlatform | 
     pins = lock.packages if lock else None
     if pins is not None and (known := layer_cache.find(repository, _python_key(wanted, target, pins))) is not None:
         return known
+    question = None if pins is not None else _question(wanted, target)
+    if (
+        question is not None
+        and (key := recent.answer(repository, question)) is not None
+        and (known := layer_cache.find(repository, key)) is not None
+    ):
+        return known
     with resolved(
         requirements,
         wanted.root,
@@ -129,12 +137,26 @@ def _python(repository: LocalRepository, wanted: Wanted, lock: LockedPlatform | 
         pins=pins,
     ) as found:
         key = _python_key(wanted, target, found.packages)
+        if question is not None:
+            recent.remember(repository, question, key)
         known = layer_cache.find(repository, key)
         if known is None:
             known = _installed(repository, wanted, found)
             if all(p.is_wheel for p in found.packages):
                 layer_cache.remember(repository, key, known)
     return known
+
+
+def _question(wanted: Wanted, target: Target) -> str | None:
+    asked = recent.question(
+        wanted.manifest.runtime.requirements,
+        wanted.root,
+        target,
+        installer=wanted.installer,
+        allow_sdist=wanted.allow_sdist,
+    )
+    # The same packages become other layers with another compression.
+    return None if asked is None else layer_cache.key_of(asked, compressor_id(wanted.compression))
 
 
 def _installed(repository: LocalRepository, wanted: Wanted, found: Resolved) -> list[Layer]:

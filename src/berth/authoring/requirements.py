@@ -152,6 +152,25 @@ def entries(folder: Path) -> Iterator[Entry]:
             yield file_entry(f"{SITE_PACKAGES}/{name}", path)
 
 
+def lines(requirements: str | Sequence[str], root: Path) -> Iterator[str]:
+    """All lines as they are written; those of included files follow the line that names them.
+
+    Raises:
+        InvalidInput: a requirements file cannot be read.
+    """
+    if isinstance(requirements, str):
+        yield from _lines(root / requirements)
+    else:
+        yield from requirements
+
+
+def _lines(file: Path, depth: int = 0) -> Iterator[str]:
+    for line in _read_lines(file):
+        yield line
+        if (included := _included(line)) and depth < 10:
+            yield from _lines(file.parent / included[1], depth + 1)
+
+
 def declared(requirements: str | Sequence[str], root: Path) -> list[str]:
     """The requirement lines without options, comments, hashes and addresses; included files are followed.
 
@@ -266,15 +285,15 @@ def _included(line: str) -> tuple[str, str] | None:
 
 
 def _check_file(file: Path, root: Path, depth: int = 0) -> None:
-    lines = _read_lines(file)
-    _check_lines(lines, file.name)
-    for line in lines:
+    text = _read_lines(file)
+    _check_lines(text, file.name)
+    for line in text:
         if (included := _included(line)) and depth < 10:
             _check_file(file.parent / included[1], root, depth + 1)
 
 
-def _check_lines(lines: Sequence[str], where: str) -> None:
-    for number, line in enumerate(lines, 1):
+def _check_lines(given: Sequence[str], where: str) -> None:
+    for number, line in enumerate(given, 1):
         text = line.partition(" #")[0].strip()
         if text and not text.startswith("#") and _BUILT_FROM_SOURCE.search(text):
             raise InvalidInput(
