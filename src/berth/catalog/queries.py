@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, text, tuple_, update
+from sqlalchemy import case, delete, func, insert, or_, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -150,9 +150,13 @@ async def blob_places(conn: AsyncConnection, digests: Iterable[str]) -> dict[str
 async def linked_places(
     conn: AsyncConnection, repository_id: int, digests: Iterable[str]
 ) -> dict[str, tuple[str | None, int]]:
-    """The same, only for blobs linked to this repository."""
+    """The same, only for blobs linked to this repository; no location: not in the depot, or not proven to be theirs."""
     rows = await conn.execute(
-        select(t.blobs.c.digest, t.blobs.c.location, t.blobs.c.size)
+        select(
+            t.blobs.c.digest,
+            case((t.repository_blobs.c.proven, t.blobs.c.location)).label("location"),
+            t.blobs.c.size,
+        )
         .join(t.repository_blobs, t.repository_blobs.c.digest == t.blobs.c.digest)
         .where(
             t.repository_blobs.c.repository_id == repository_id,
@@ -217,12 +221,27 @@ async def know_blob(conn: AsyncConnection, *, digest: str, size: int, lease_unti
     return size if row is None else row.size
 
 
-async def link_blob(conn: AsyncConnection, repository_id: int, digest: str) -> None:
+async def link_blob(conn: AsyncConnection, repository_id: int, digest: str, *, proven: bool = True) -> None:
+    """The repository may name the blob. `proven`: whoever links it has shown its bytes, or may read them."""
+    statement = upsert(t.repository_blobs).values(repository_id=repository_id, digest=digest, proven=proven)
     await conn.execute(
-        upsert(t.repository_blobs)
-        .values(repository_id=repository_id, digest=digest)
-        .on_conflict_do_update(index_elements=["repository_id", "digest"], set_={"linked_at": func.now()})
+        statement.on_conflict_do_update(
+            index_elements=["repository_id", "digest"],
+            set_={"linked_at": func.now(), "proven": or_(t.repository_blobs.c.proven, statement.excluded.proven)},
+        )
     )
+
+
+async def unproven(conn: AsyncConnection, repository_id: int, digests: Iterable[str]) -> set[str]:
+    """Those of these blobs that the repository names only because a registry said that it holds them."""
+    rows = await conn.scalars(
+        select(t.repository_blobs.c.digest).where(
+            t.repository_blobs.c.repository_id == repository_id,
+            t.repository_blobs.c.digest.in_(sorted(set(digests))),
+            ~t.repository_blobs.c.proven,
+        )
+    )
+    return set(rows)
 
 
 async def unlink_blob(conn: AsyncConnection, repository_id: int, digest: str) -> bool:

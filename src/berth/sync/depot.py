@@ -89,35 +89,33 @@ class DepotRegistry:
         return found.body
 
     async def blob_size(self, repository: str, digest: str) -> int | None:
-        place = await self._place(repository, digest)
-        return place[1] if place else None
-
-    async def blob(self, repository: str, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
-        place = await self._place(repository, digest)
-        if place is None:
-            raise BlobUnknown(f"{repository} has no blob {digest}.")
-        location, size = place
-        if location is None and not offset:
-            async with aclosing(self.fetcher.stream(digest)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        elif offset < size:
-            location = location or await self.fetcher.ensure(digest)
-            async for piece in self._store.read(location, start=offset, length=size - offset):
-                yield piece
-
-    async def _place(self, repository: str, digest: str) -> tuple[str | None, int] | None:
         async with self._db.reading() as conn:
             row = await catalog.repository(conn, repository)
             places = await catalog.linked_places(conn, row.id, [digest]) if row else {}
-        return places.get(digest)
+        return places[digest][1] if digest in places else None
+
+    async def blob(self, repository: str, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
+        async with self._db.reading() as conn:
+            row = await catalog.repository(conn, repository)
+            places = await catalog.linked_places(conn, row.id, [digest]) if row else {}
+        if row is None or digest not in places:
+            raise BlobUnknown(f"{repository} has no blob {digest}.")
+        location, size = places[digest]
+        if location is None and not offset:
+            async with aclosing(self.fetcher.stream(digest, repository_id=row.id)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        elif offset < size:
+            location = location or await self.fetcher.ensure(digest, repository_id=row.id)
+            async for piece in self._store.read(location, start=offset, length=size - offset):
+                yield piece
 
     async def mount_blob(self, repository: str, digest: str, *, source: str) -> bool:
         async with self._db.transaction() as conn:
             origin = await catalog.repository(conn, source)
             if origin is None or not await catalog.lock_linked_blobs(conn, origin.id, [digest]):
                 return False
-            if await catalog.homeless(conn, [digest]):
+            if await catalog.homeless(conn, [digest]) or await catalog.unproven(conn, origin.id, [digest]):
                 return False
             target = _existing(await catalog.ensure_repository(conn, repository), repository)
             await catalog.link_blob(conn, target.id, digest)

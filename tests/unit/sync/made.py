@@ -115,6 +115,7 @@ class Faulty:
         self.calls: list[str] = []
         self.pushed: list[str] = []
         self.blobs: list[str] = []
+        self.read: list[str] = []
         self.bytes_pushed = 0
         self._capabilities = capabilities
 
@@ -151,6 +152,7 @@ class Faulty:
 
     async def blob(self, repository: str, digest: str, *, offset: int = 0) -> AsyncIterator[bytes]:
         self._ask("blob")
+        self.read.append(digest)
         async for piece in self.inner.blob(repository, digest, offset=offset):
             yield self.lies(piece) if self.lies else piece
 

@@ -45,7 +45,7 @@ blobs = Table(
 fetches = Table(
     "fetches",
     metadata,
-    Column("digest", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),  # and the project, of a fetch that may ask only its registries
     Column("holder", Text, nullable=False),
     Column("location", Text, nullable=False),  # of the growing upload in the depot's store
     Column("received", BigInteger, nullable=False, server_default=text("0")),
@@ -66,13 +66,16 @@ repositories = Table(
     Index("ix_repositories_project", "project_id", "name"),
 )
 
-# Which blobs a repository may name: by upload or by mount. A blob elsewhere in the depot is not visible.
+# Which blobs a repository may name: by upload or by mount. A blob elsewhere in the depot is not visible. Of what an
+# import found, a registry only says that it is there: until its bytes have come from a place of this project it is not
+# proven, and the depot's bytes are not given for it (decision 26).
 repository_blobs = Table(
     "repository_blobs",
     metadata,
     Column("repository_id", BigInteger, ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True),
     Column("digest", Text, ForeignKey("blobs.digest"), primary_key=True),
     Column("linked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("proven", Boolean, nullable=False, server_default=text("true")),
     Index("ix_repository_blobs_digest", "digest"),
 )
 

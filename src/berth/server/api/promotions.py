@@ -93,6 +93,9 @@ async def _carry_out(request: Request, planned: Promotion) -> PromotedVersion:
         return _shown(planned, [], None, [])
     async with acting(request) as call:
         places = await promoting.places_of(call.conn, planned)
+        unproven = await promoting.unproven_of(call.conn, planned)
+    for digest in sorted(unproven):
+        await call.services.cache.ensure(digest, repository_id=planned.source.repository.id)
     documents = await promoting.documents_at(
         call.services.store, call.services.cache, places, repository_id=planned.source.repository.id
     )

@@ -39,7 +39,7 @@ async def mount(exchange: Exchange, actor: Actor, name: str, digest: str, *, sou
             raise unknown_name(name)
         if not await catalog.lock_linked_blobs(conn, facts.repository_id, [digest]):
             return False
-        if await catalog.homeless(conn, [digest]):
+        if await catalog.homeless(conn, [digest]) or await catalog.unproven(conn, facts.repository_id, [digest]):
             return False
         await catalog.link_blob(conn, repository.id, digest)
         await catalog.renew_lease(conn, digest, lease, unless_after=lease)

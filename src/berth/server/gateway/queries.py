@@ -63,8 +63,9 @@ _VERSIONED = (
 )
 
 _BLOB = text(
-    "select r.id as repository_id, p.policy->>'preset' = 'open' as open_project, b.digest, b.size, b.location, "
-    "b.read_at, "
+    "select r.id as repository_id, p.policy->>'preset' = 'open' as open_project, b.digest, b.size, "
+    # What is not proven to be theirs comes from their own registries, though the depot may have it from others.
+    "case when rb.proven then b.location end as location, b.read_at, "
     + _ADMITTED.format(digest="b.digest")
     + " as admitted, "
     + _VERSIONED.format(digest="b.digest")

@@ -54,10 +54,12 @@ class Parts:
     holder: str
     bounded: bool
 
-    async def in_order(self, digest: str, *, repository_id: int | None = None) -> list[Place]:
+    async def in_order(
+        self, digest: str, *, repository_id: int | None = None, project_id: int | None = None
+    ) -> list[Place]:
         """Where a blob should be, in the order of asking."""
         async with self.db.reading() as conn:
-            found = await queries.places(conn, digest, repository_id=repository_id)
+            found = await queries.places(conn, digest, repository_id=repository_id, project_id=project_id)
         rank = {name: number for number, name in enumerate(self.health.order(place.registry for place in found))}
         return sorted(found, key=lambda place: rank[place.registry])
 
@@ -91,7 +93,7 @@ class Fetch:
             if self._flight.final is None:
                 with suppress(Unavailable):
                     async with self._db.transaction() as conn:
-                        await queries.end_fetch(conn, self._flight.digest, holder=self._parts.holder)
+                        await queries.end_fetch(conn, self._flight.row, holder=self._parts.holder)
 
     async def _beat(self) -> None:
         while True:
@@ -106,7 +108,7 @@ class Fetch:
         async with self._db.transaction() as conn:
             return await queries.beat_fetch(
                 conn,
-                self._flight.digest,
+                self._flight.row,
                 holder=self._parts.holder,
                 location="" if current is None else current.location,
                 received=0 if current is None else current.received,
@@ -172,7 +174,7 @@ class Fetch:
             if not resumed:
                 self._blame(givers, error)
             raise _Wrong(error.message, hint="Nothing of it was kept.", detail={"digest": flight.digest}) from error
-        await self._keep(attempt)
+        await self._keep(attempt, None if resumed or len(givers) != 1 else givers[0])
 
     async def _pieces(self, offset: int, givers: list[Place]) -> AsyncGenerator[bytes, None]:
         """The blob's bytes from the first registry that gives them; where one stops the next goes on."""
@@ -180,7 +182,7 @@ class Fetch:
         position = offset
         if position == flight.size:
             return  # a dead process had all of it, or there is nothing to have
-        for place in await self._parts.in_order(flight.digest):
+        for place in await self._parts.in_order(flight.digest, project_id=flight.scope):
             if (place.registry, place.repository) in self._tried or not self._may_ask(place):
                 continue
             began, first = time.monotonic(), True
@@ -251,24 +253,25 @@ class Fetch:
             retry,
         )
 
-    async def _keep(self, attempt: Attempt) -> None:
-        """The verified upload becomes the blob, if it is still wanted."""
+    async def _keep(self, attempt: Attempt, giver: Place | None) -> None:
+        """The verified upload becomes the blob, if it is still wanted; `giver`: where all of it came from."""
         digest = self._flight.digest
         now = self._parts.clock()
         async with self._db.transaction() as conn:
             row = await catalog.blob_state(conn, digest)
             if row is None or row.state != "live":
                 raise BlobUnknown(f"{digest} was removed while it came in.")
+            await queries.prove(conn, digest, project_id=self._flight.scope, giver=giver)
             location = row.location
             if location is None:
                 location = await self._store.promote(attempt.location, digest)
                 await queries.arrived(conn, digest, location=location, now=now)
-                # Left for a moment: those who follow in other processes see that this very upload was the right one.
-                await queries.finish_fetch(
-                    conn, digest, holder=self._parts.holder, location=attempt.location, received=self._flight.size
-                )
                 if self._parts.bounded:
                     await queue.defer(conn, "evict_cache", queue="short", key="evict_cache")
+            # Left for a moment: those who follow in other processes see that this very upload was the right one.
+            await queries.finish_fetch(
+                conn, self._flight.row, holder=self._parts.holder, location=attempt.location, received=self._flight.size
+            )
         self._flight.land(location)
         await self._store.delete(attempt.location)
 

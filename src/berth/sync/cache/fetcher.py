@@ -59,7 +59,7 @@ class Fetcher:
         self._store = store
         self._clock = clock
         self._parts = Parts(db, store, self.health, Opened(remote), clock, secrets.token_hex(8), bounded)
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, Flight] = {}  # by row
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -76,7 +76,8 @@ class Fetcher:
 
         Args:
             repository_id: as whose blob it is read. Models share blobs, so that errors could name places of others;
-                they then name this one's only.
+                they then name this one's only. If it has yet to show that it holds the blob, its project's registries
+                are asked, whatever the depot has. None: for ourselves.
 
         Raises:
             Unavailable: no registry that should hold it gives it; `detail` says what each of them did.
@@ -85,7 +86,7 @@ class Fetcher:
         """
         position = 0
         try:
-            async with self._aboard(digest) as flight, aclosing(flight.follow()) as pieces:
+            async with self._aboard(digest, repository_id) as flight, aclosing(flight.follow()) as pieces:
                 try:
                     async for piece in pieces:
                         position += len(piece)
@@ -95,7 +96,7 @@ class Fetcher:
                     if flight.final is None:
                         raise
             # It came, was verified, and has left the depot again before this reader had the rest of it.
-            async for piece in self._rest(digest, position, flight.size):
+            async for piece in self._rest(digest, repository_id, position, flight.size):
                 yield piece
         except Unavailable as error:
             raise await self._as_seen_by(repository_id, digest, error) from error
@@ -112,9 +113,9 @@ class Fetcher:
         told = [entry for entry in error.detail["registries"] if (entry["registry"], entry["repository"]) in own]
         return nobody_gives(digest, told, error.detail["retry_after"])
 
-    async def _rest(self, digest: str, position: int, size: int) -> AsyncIterator[bytes]:
+    async def _rest(self, digest: str, repository_id: int | None, position: int, size: int) -> AsyncIterator[bytes]:
         for _ in range(RACES):
-            location = await self.ensure(digest)
+            location = await self.ensure(digest, repository_id=repository_id)
             try:
                 async for piece in self._store.read(location, start=position, length=size - position):
                     position += len(piece)
@@ -127,23 +128,26 @@ class Fetcher:
     async def ensure(self, digest: str, *, repository_id: int | None = None) -> str:
         """Where the blob lies in the depot, after fetching it if need be. Arguments and errors as of `stream`."""
         try:
-            async with self._aboard(digest) as flight:
+            async with self._aboard(digest, repository_id) as flight:
                 return await flight.landed()
         except Unavailable as error:
             raise await self._as_seen_by(repository_id, digest, error) from error
 
-    async def hold(self, wanted: Collection[str], *, for_: timedelta) -> dict[str, str]:
-        """Have all of these in the depot, and keep them there for so long: digest → location. Raises as `stream`.
+    async def hold(
+        self, wanted: Collection[str], *, for_: timedelta, repository_id: int | None = None
+    ) -> dict[str, str]:
+        """Have all of these in the depot, and keep them there for so long: digest → location.
 
-        What is no (longer a) blob here is left out.
+        What is no (longer a) blob here is left out. Arguments and errors as of `stream`.
         """
         for _ in range(RACES):
             async with self._db.reading() as conn:
-                away = [blob for blob in await queries.held_all(conn, wanted) if blob.location is None]
+                blobs = await queries.held_all(conn, wanted, repository_id=repository_id)
+                away = [blob for blob in blobs if blob.location is None]
             # The largest first: the last one to come is then a small one.
             waiting = iter(sorted(away, key=lambda blob: -blob.size))
             results = await asyncio.gather(
-                *(self._bring(waiting, for_) for _ in range(TOGETHER)), return_exceptions=True
+                *(self._bring(waiting, for_, repository_id) for _ in range(TOGETHER)), return_exceptions=True
             )
             for result in results:
                 if isinstance(result, BaseException):
@@ -154,9 +158,9 @@ class Fetcher:
                 return {blob.digest: blob.location for blob in kept if blob.location is not None}
         raise Unavailable("The depot lets go of content as fast as it comes in.", hint="Raise BERTH_CACHE_BYTES.")
 
-    async def _bring(self, waiting: Iterator[Held], for_: timedelta) -> None:
+    async def _bring(self, waiting: Iterator[Held], for_: timedelta, repository_id: int | None) -> None:
         for blob in waiting:
-            await self.ensure(blob.digest)
+            await self.ensure(blob.digest, repository_id=repository_id)
             async with self._db.transaction() as conn:
                 await queries.lease(conn, [blob.digest], until=self._clock() + for_)
 
@@ -185,17 +189,18 @@ class Fetcher:
     # -- flights
 
     @asynccontextmanager
-    async def _aboard(self, digest: str) -> AsyncIterator[Flight]:
-        flight = self._flights.get(digest)
-        if flight is None:
-            async with self._db.reading() as conn:
+    async def _aboard(self, digest: str, repository_id: int | None) -> AsyncIterator[Flight]:
+        async with self._db.reading() as conn:
+            if repository_id is None:
                 blob = await queries.held(conn, digest)
-            if blob is None:
-                raise BlobUnknown(f"There is no blob {digest}.")
-            flight = self._flights.get(digest)  # somebody may have been faster
-            if flight is None:
-                flight = self._flights[digest] = Flight(digest, blob.size, self._store)
-                flight.task = asyncio.create_task(self._fly(flight))
+            else:
+                blob = await queries.held_by(conn, digest, repository_id)
+        if blob is None:
+            raise BlobUnknown(f"There is no blob {digest}.")
+        made = Flight(digest, blob.size, self._store, scope=blob.scope)
+        flight = self._flights.setdefault(made.row, made)
+        if flight is made:
+            flight.task = asyncio.create_task(self._fly(flight))
         flight.readers += 1
         try:
             yield flight
@@ -221,19 +226,19 @@ class Fetcher:
         finally:
             if flight.final is None and flight.error is None:
                 flight.crash(Unavailable("The fetch failed unexpectedly.", hint="The log has the details."))
-            if self._flights.get(flight.digest) is flight:
-                del self._flights[flight.digest]
+            if self._flights.get(flight.row) is flight:
+                del self._flights[flight.row]
 
     async def _look(self, flight: Flight) -> None:
         """Fetch it if nobody does; otherwise see how far they are."""
         digest = flight.digest
         async with self._db.transaction() as conn:
-            blob = await queries.held(conn, digest)
+            blob = await queries.held_in(conn, digest, flight.scope)
             mine = under_way = None
             if blob is not None and blob.location is None:
-                mine = await queries.take_fetch(conn, digest, holder=self._parts.holder, seconds=LEASE_SECONDS)
+                mine = await queries.take_fetch(conn, flight.row, holder=self._parts.holder, seconds=LEASE_SECONDS)
             if blob is not None and mine is None:
-                under_way = await queries.fetch_of(conn, digest)
+                under_way = await queries.fetch_of(conn, flight.row)
         attempt = flight.attempt
         followed = under_way.location if under_way is not None else ""
         if attempt is not None and mine is None and attempt.location != followed:

@@ -37,13 +37,18 @@ class Flight:
     """One blob on its way into the depot, and those who wait for it.
 
     Attributes:
+        scope: the project that has yet to show that it holds the blob, if it flies for one: only that project's
+            registries are asked, and what others bring in is not for its readers.
         final: where the verified blob lies, once it does.
         error: why it did not come.
         readers: how many wait; without any it may be given up.
     """
 
-    def __init__(self, digest: str, size: int, store: BlobStore) -> None:
+    def __init__(self, digest: str, size: int, store: BlobStore, *, scope: int | None = None) -> None:
         self.digest = digest
+        self.scope = scope
+        # Fetches for a project that has shown nothing are rows of their own.
+        self.row = digest if scope is None else f"{digest} {scope}"
         self.size = size
         self.final: str | None = None
         self.error: BaseException | None = None

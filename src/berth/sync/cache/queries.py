@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 @dataclass(frozen=True)
 class Held:
-    """A live blob; `location` is None while its bytes are not in the depot."""
+    """A live blob; `location` is None while its bytes are not in the depot.
+
+    `scope`: the project that has yet to show that it holds it; its own registries are asked then, and nothing else.
+    """
 
     digest: str
     size: int
     location: str | None
+    scope: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,42 @@ async def held(conn: AsyncConnection, digest: str) -> Held | None:
     return None if row is None else Held(**row._mapping)
 
 
-async def held_all(conn: AsyncConnection, digests: Collection[str]) -> list[Held]:
+_HELD_BY = (
+    "select b.digest, b.size, case when rb.proven then b.location end as location, "
+    "case when not rb.proven then r.project_id end as scope from blobs b "
+    "join repository_blobs rb on rb.digest = b.digest and rb.repository_id = :repository "
+    "join repositories r on r.id = rb.repository_id where b.digest = any(:digests) and b.state = 'live'"
+)
+
+
+async def held_by(conn: AsyncConnection, digest: str, repository_id: int) -> Held | None:
+    """A blob as a repository may have it."""
+    rows = await conn.execute(text(_HELD_BY), {"digests": [digest], "repository": repository_id})
+    row = rows.one_or_none()
+    return None if row is None else Held(**row._mapping)
+
+
+async def held_in(conn: AsyncConnection, digest: str, project_id: int | None) -> Held | None:
+    """A blob for those who may have the depot's bytes (None), or for a project that may once it has shown its own."""
+    blob = await held(conn, digest)
+    if blob is None or blob.location is None or project_id is None:
+        return blob
+    shown = await conn.scalar(
+        text(
+            "select 1 from repository_blobs rb join repositories r on r.id = rb.repository_id "
+            "where rb.digest = :digest and rb.proven and r.project_id = :project limit 1"
+        ),
+        {"digest": digest, "project": project_id},
+    )
+    return blob if shown else replace(blob, location=None, scope=project_id)
+
+
+async def held_all(conn: AsyncConnection, digests: Collection[str], *, repository_id: int | None = None) -> list[Held]:
+    """Blobs as they are here (None), or as a repository may have them."""
+    anybody = "select digest, size, location from blobs where digest = any(:digests) and state = 'live'"
     rows = await conn.execute(
-        text("select digest, size, location from blobs where digest = any(:digests) and state = 'live'"),
-        {"digests": sorted(set(digests))},
+        text(anybody if repository_id is None else _HELD_BY),
+        {"digests": sorted(set(digests))} | ({} if repository_id is None else {"repository": repository_id}),
     )
     return [Held(**row._mapping) for row in rows]
 
@@ -55,13 +91,18 @@ _PLACES = (
     "from closure c join versions v on v.repository_id = c.repository_id and v.digest = c.root "
     "join placements l on l.version_id = v.id and l.state in ('published','exposed','failed') "
     "join registries g on g.name = l.registry and g.kind <> 'daemon' where c.digest = :digest "
-    "and c.repository_id = coalesce(cast(:repository as bigint), c.repository_id) order by 1, 2"
+    "and c.repository_id = coalesce(cast(:repository as bigint), c.repository_id) "
+    "and (cast(:project as bigint) is null or "
+    "c.repository_id in (select id from repositories where project_id = :project)) "
+    "order by 1, 2"
 )
 
 
-async def places(conn: AsyncConnection, digest: str, *, repository_id: int | None = None) -> list[Place]:
-    """Every place where a blob should be, by name; with `repository_id`, where versions of that model are."""
-    rows = await conn.execute(text(_PLACES), {"digest": digest, "repository": repository_id})
+async def places(
+    conn: AsyncConnection, digest: str, *, repository_id: int | None = None, project_id: int | None = None
+) -> list[Place]:
+    """Every place where a blob should be, by name; with an id, where versions of that model or project are."""
+    rows = await conn.execute(text(_PLACES), {"digest": digest, "repository": repository_id, "project": project_id})
     return [Place(**row._mapping) for row in rows]
 
 
@@ -135,6 +176,26 @@ async def arrived(conn: AsyncConnection, digest: str, *, location: str, now: dat
     await conn.execute(
         text("update blobs set location = :location, read_at = :now where digest = :digest"),
         {"digest": digest, "location": location, "now": now},
+    )
+
+
+async def prove(conn: AsyncConnection, digest: str, *, project_id: int | None, giver: Place | None) -> None:
+    """A blob's bytes came from registries of a project, or all of them from one place: those who name it so hold it."""
+    await conn.execute(
+        text(
+            "update repository_blobs rb set proven = true from repositories r "
+            "where r.id = rb.repository_id and rb.digest = :digest and not rb.proven and (r.project_id = :project "
+            "or r.project_id in (select h.project_id from closure c join repositories h on h.id = c.repository_id "
+            "join versions v on v.repository_id = c.repository_id and v.digest = c.root "
+            "join placements l on l.version_id = v.id "
+            "where c.digest = :digest and l.registry = :registry and l.repository = :repository))"
+        ),
+        {
+            "digest": digest,
+            "project": project_id,
+            "registry": None if giver is None else giver.registry,
+            "repository": None if giver is None else giver.repository,
+        },
     )
 
 

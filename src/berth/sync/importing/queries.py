@@ -26,17 +26,24 @@ async def known_versions(conn: AsyncConnection, repository: str, *, registry: st
     return {row.version: Known(row.digest, row.deleted, row.placed) for row in rows}
 
 
-async def foreign_blobs(conn: AsyncConnection, project: str, digests: Collection[str]) -> set[str]:
-    """Those of these blobs that are known here, but not in this project."""
+async def proven_blobs(conn: AsyncConnection, project: str, digests: Collection[str]) -> set[str]:
+    """Those of these blobs that the project has shown to hold: by a push, or by a fetch from one of its places."""
     rows = await conn.scalars(
         text(
-            "select b.digest from blobs b where b.digest = any(:digests) and not exists ("
-            "select 1 from repositories r join projects p on p.id = r.project_id "
-            "join repository_blobs rb on rb.repository_id = r.id and rb.digest = b.digest where p.name = :project)"
+            "select distinct rb.digest from repository_blobs rb join repositories r on r.id = rb.repository_id "
+            "join projects p on p.id = r.project_id where p.name = :project and rb.digest = any(:digests) and rb.proven"
         ),
         {"project": project, "digests": list(digests)},
     )
     return set(rows)
+
+
+async def contradicted(conn: AsyncConnection, sizes: Mapping[str, int]) -> set[str]:
+    """Those of these blobs that are known here with another size than this."""
+    rows = await conn.execute(
+        text("select digest, size from blobs where digest = any(:digests)"), {"digests": list(sizes)}
+    )
+    return {row.digest for row in rows if row.size != sizes[row.digest]}
 
 
 async def insert_import(

@@ -1,8 +1,9 @@
 """How does a version become known without its bytes? By the same intake as a push, its layers left where they are.
 
 Manifests are read, verified and kept; of blobs the size is compared with what the registry shows. The small documents
-that intake is decided with are fetched, and so is what only other projects hold. The version, its content and its place
-appear together or not at all; until it has been scanned here the gate refuses it like any other newcomer.
+that intake is decided with are fetched. What a registry only says that it holds is not proven: the depot's bytes are
+not given for it before its own have come (decision 26). The version, its content and its place appear together or not
+at all; until it has been scanned here the gate refuses it like any other newcomer.
 """
 
 from __future__ import annotations
@@ -129,17 +130,14 @@ class Importer:
         content: dict[str, Descriptor],
         journal: Journal,
     ) -> None:
-        """Fetch what intake is decided with, and what other projects hold.
-
-        Those blobs are in the depot already, or may come to it from elsewhere: were they only looked at, a registry
-        that claims to hold them would open them to whoever knows a digest (design §6).
-        """
+        """Fetch what intake is decided with, and what is known here with another size: only the bytes can tell."""
         async with self.db.reading() as conn:
-            wanted = await queries.foreign_blobs(conn, repository.partition("/")[0], content)
+            disputed = await queries.contradicted(conn, {digest: blob.size for digest, blob in content.items()})
+        wanted = set(disputed)
         for digest, manifest in tree.items():
             wanted |= set(classify.documents_wanted(manifest, tag if digest == root else None))
         for digest in sorted(wanted & set(content)):
-            if await self.depot.blob_size(repository, digest) is None:
+            if digest in disputed or await self.depot.blob_size(repository, digest) is None:
                 size = content[digest].size
                 chunks = self.source.blob(repository, digest)
                 await self.depot.push_blob(repository, digest, size=size, chunks=chunks)
@@ -164,11 +162,12 @@ class Importer:
             row = await catalog.ensure_repository(conn, repository)
             if row is None:
                 raise NameUnknown(f"There is no project '{repository.partition('/')[0]}'.")
+            proven = await queries.proven_blobs(conn, repository.partition("/")[0], content)
             for digest in sorted(content):
                 known = await catalog.know_blob(conn, digest=digest, size=content[digest].size, lease_until=now)
                 if known != content[digest].size:
                     raise IntegrityError(f"{digest} has {known} bytes here, and {content[digest].size} there.")
-                await catalog.link_blob(conn, row.id, digest)
+                await catalog.link_blob(conn, row.id, digest, proven=digest in proven)
             receipts = []
             for digest, manifest in tree.items():
                 receipt = await record.put_manifest(

@@ -6,7 +6,7 @@ The file is never on our disk: headers and manifests come from memory, blobs fro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -37,6 +37,7 @@ class Export:
     Attributes:
         etag: names these very bytes; it changes when evidence is added.
         left_out: blobs that the other side has, and their bytes.
+        holders: blob → the model as whose content it is read.
     """
 
     versions: Sequence[NamedVersion]
@@ -46,6 +47,7 @@ class Export:
     etag: str
     evidence: int
     left_out: tuple[int, int]
+    holders: Mapping[str, int]
 
 
 async def prepare(
@@ -67,6 +69,7 @@ async def prepare(
     needed: dict[str, set[int]] = {}
     sizes: dict[str, int] = {}
     evidence_blobs: set[str] = set()
+    holders: dict[str, int] = {}
     for one in versions:
         found = await whole(conn, one.repository.id, one.version.digest, now=now)
         aliases = await catalog.aliases_of_version(conn, one.version.id)
@@ -77,6 +80,11 @@ async def prepare(
         content = found.content()
         sizes |= found.blobs()
         evidence_blobs |= found.blobs().keys() - content.keys()
+        # One of several models is enough, best one that has shown that it holds the blob.
+        for digest in found.blobs().keys() - await catalog.unproven(conn, one.repository.id, found.blobs()):
+            holders[digest] = one.repository.id
+        for digest in found.blobs():
+            holders.setdefault(digest, one.repository.id)
         for digest in content:
             needed.setdefault(digest, set()).add(one.repository.id)
     there: dict[int, set[str]] = {}
@@ -106,6 +114,7 @@ async def prepare(
         etag=_etag(index, entries),
         evidence=len(signatures) + len(referring),
         left_out=(len(omitted), sum(sizes[digest] for digest in omitted)),
+        holders=holders,
     )
 
 
@@ -115,7 +124,7 @@ async def stream(store: BlobStore, cache: Fetcher, export: Export, start: int = 
         if not isinstance(piece, Stretch):
             yield piece
             continue
-        places = await cache.hold([piece.digest], for_=HELD)
+        places = await cache.hold([piece.digest], for_=HELD, repository_id=export.holders[piece.digest])
         if piece.digest not in places:
             raise BlobUnknown(f"The depot does not hold {piece.digest} any more.")
         async for chunk in store.read(places[piece.digest], start=piece.start, length=piece.length):

@@ -85,6 +85,11 @@ async def places_of(conn: AsyncConnection, promotion: Promotion) -> Mapping[str,
     return await catalog.linked_places(conn, promotion.source.repository.id, wanted)
 
 
+async def unproven_of(conn: AsyncConnection, promotion: Promotion) -> set[str]:
+    """Blobs that the source has yet to show that it holds: they are fetched before anybody else may name them."""
+    return await catalog.unproven(conn, promotion.source.repository.id, promotion.content.blobs())
+
+
 async def documents_at(
     store: BlobStore, cache: Fetcher, places: Mapping[str, tuple[str | None, int]], *, repository_id: int | None = None
 ) -> Mapping[str, bytes]:
@@ -126,7 +131,8 @@ async def _link(conn: AsyncConnection, promotion: Promotion, target: RepositoryR
     """The target may name the blobs too; locked at the source, so that clean-up waits."""
     wanted = promotion.content.blobs()
     held = await catalog.lock_linked_blobs(conn, promotion.source.repository.id, wanted)
-    lost = sorted(wanted.keys() - held.keys())
+    unproven = await unproven_of(conn, promotion)
+    lost = sorted(wanted.keys() - (held.keys() - unproven))
     if lost:
         raise BlobUnknown(f"{promotion.source.repository.name} does not hold {lost[0]} any more.")
     for digest in sorted(wanted):
