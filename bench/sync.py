@@ -34,7 +34,7 @@ from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
 from berth.sync.copy import copy_version
 from berth.sync.flow import Flow, Limits
-from berth.sync.listing import compared
+from berth.sync.listing import all_tags, compared
 from berth.wire.plan import Terms, plan
 
 MIB = 1 << 20
@@ -100,11 +100,19 @@ async def sync(source: Registry, target: Registry, model: str, *, parallel: int)
     terms = Terms(PROJECT, model=model)
     ours, theirs = await compared(terms, source, target)
     flow = Flow(Limits(blobs=parallel))
+    tags = await all_tags(source, f"{PROJECT}/{model}")
     moved = 0
     for item in plan(terms, ours, theirs, datetime.now(UTC)):
         if item.action == "copy":
             copied = await copy_version(
-                source, target, item.source_repository, item.target_repository, item.digest or "", item.tag, flow=flow
+                source,
+                target,
+                item.source_repository,
+                item.target_repository,
+                item.digest or "",
+                item.tag,
+                flow=flow,
+                known_tags=tags,
             )
             moved += copied.bytes_sent
     return moved

@@ -34,7 +34,7 @@ from berth.oci import referrers
 from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
 from berth.sync.depot import DepotRegistry
-from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, first
+from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, each, first
 
 T = TypeVar("T")
 
@@ -233,32 +233,38 @@ class _Copy:
         if wanted:
             await self.journal.planned(len(wanted), sum(blob.size for blob in wanted.values()))
         await self._bring_blobs(list(wanted.values()))
-        for node in missing:
+        for level in _leaves_first(missing):
             await self._wanted()
-            await self._put(node)
+            await each(level, self._put)
         return held
 
     async def _walk(self, root: str) -> tuple[list[_Node], list[str]]:
-        """What the target lacks, children before parents, and all manifests of the tree."""
+        """What the target lacks, and all manifests of the tree; parents come before their children."""
         missing: list[_Node] = []
         held: list[str] = []
         total = 0
-        waiting = [root]
-        while waiting:
-            digest = waiting.pop()
-            if digest in held:
-                continue
-            held.append(digest)
+
+        async def look(digest: str) -> Manifest:
+            nonlocal total
             body = await self._manifest(digest)
             total += len(body)
-            if len(held) > MAX_MANIFESTS or total > MAX_MANIFEST_BYTES:
-                raise TooLarge(f"{root} consists of more than {MAX_MANIFESTS} manifests, or of very large ones.")
+            if total > MAX_MANIFEST_BYTES:
+                raise too_large
             manifest = manifests.parse(body)
-            place = digest
-            if await self._again(lambda place=place: self.target.stat(self.target_repository, place)) is None:  # type: ignore[misc]
+            if await self._again(lambda: self.target.stat(self.target_repository, digest)) is None:
                 missing.append(_Node(digest, manifest))
-            waiting += [child.digest for child in reversed(manifest.children())]
-        return _leaves_first(missing), held
+            return manifest
+
+        too_large = TooLarge(f"{root} consists of more than {MAX_MANIFESTS} manifests, or of very large ones.")
+        level = [root]
+        while level:
+            held += level
+            if len(held) > MAX_MANIFESTS:
+                raise too_large
+            found = await each(level, look)
+            children = dict.fromkeys(child.digest for manifest in found for child in manifest.children())
+            level = [digest for digest in children if digest not in held]
+        return missing, held
 
     async def _manifest(self, digest: str) -> bytes:
         async def read() -> bytes:
@@ -354,17 +360,18 @@ class _Copy:
         level = list(subjects)
         for _ in range(EVIDENCE_DEPTH):
             found: list[str] = []
-            for subject in level:
-                for digest in await self._evidence_of(subject, root):
-                    if digest not in seen:
+            for there in await each(level, lambda subject: self._evidence_of(subject, root)):
+                for digest, tag in there:
+                    # One after the other: a piece may hang on another, or share its tag.
+                    if await self._bring_one(digest, tag) and digest not in seen:
                         seen.add(digest)
                         found.append(digest)
             if not found:
                 return
             level = found
 
-    async def _evidence_of(self, subject: str, root: str) -> list[str]:
-        """Bring what refers to one manifest; returns the digests of what was found at the source."""
+    async def _evidence_of(self, subject: str, root: str) -> list[tuple[str, str | None]]:
+        """What refers to one manifest at the source, with its tag if it has one."""
         there: list[tuple[str, str | None]] = [
             (entry.digest, None)
             for entry in await self._again(lambda: self.source.referrers(self.source_repository, subject))
@@ -378,7 +385,7 @@ class _Copy:
             named = [digest for digest, _ in there]
             let_out = await self.source.may_leave(self.source_repository, named, root=root)
             there = [(digest, tag) for digest, tag in there if digest in let_out]
-        return [digest for digest, tag in there if await self._bring_one(digest, tag)]
+        return there
 
     def _evidence_tags(self, subject: str) -> list[str]:
         if digests.parse(subject).algorithm != "sha256":
@@ -445,13 +452,14 @@ async def again(do: Callable[[], Awaitable[T]], *, flow: Flow) -> T:
             await flow.sleep(min(wait, LONGEST_WAIT_SECONDS))
 
 
-def _leaves_first(nodes: Sequence[_Node]) -> list[_Node]:
-    """Children before the indexes that name them."""
+def _leaves_first(nodes: Sequence[_Node]) -> list[list[_Node]]:
+    """Children before the indexes that name them: each level needs only what is in those before it."""
     waiting = {node.digest: node for node in nodes}
-    ordered: list[_Node] = []
+    levels: list[list[_Node]] = []
     while waiting:
         # No cycle is possible: a manifest holds its children's hashes.
         ready = [n for n in waiting.values() if not any(c.digest in waiting for c in n.manifest.children())]
         for node in ready:
-            ordered.append(waiting.pop(node.digest))
-    return ordered
+            del waiting[node.digest]
+        levels.append(ready)
+    return levels

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from berth.errors import Conflict, Unavailable
 
 T = TypeVar("T")
+R = TypeVar("R")
 
+# Requests without a body of note that are under way at once.
+AT_ONCE: Final = 16
 KNOWN_BLOBS: Final = 20_000
 # How long a copy waits for a database that was restarted: about a minute.
 DATABASE_WAITS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -116,6 +119,24 @@ class Flow:
     def holder(self, digest: str) -> str | None:
         """A repository of the target that is known to hold this blob."""
         return self._places.get(digest)
+
+
+async def each(items: Sequence[T], do: Callable[[T], Awaitable[R]]) -> list[R]:
+    """`do` for every item, a few at once, in order."""
+    results: list[R | None] = [None] * len(items)
+    waiting = iter(enumerate(items))
+
+    async def work() -> None:
+        for index, item in waiting:
+            results[index] = await do(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(items))):
+                group.create_task(work())
+    except BaseExceptionGroup as failures:
+        raise first(failures) from None
+    return results  # type: ignore[return-value]
 
 
 def first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

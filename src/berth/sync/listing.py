@@ -6,25 +6,20 @@ about evidence only where both sides hold the same version, since a missing one 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
-from berth.adapters.registries.contract import Registry, Repacking
+from berth.adapters.registries.contract import Confirming, Registry, Repacking
 from berth.errors import ManifestUnknown, Unsupported
 from berth.oci import manifest as manifests
 from berth.oci import referrers
 from berth.oci.version import is_version_tag
 from berth.sync.depot import DepotRegistry
-from berth.sync.flow import first
+from berth.sync.flow import each
 from berth.sync.images import matched
 from berth.wire.plan import Listed, Terms, in_scope, source_name, target_name
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-AT_ONCE: Final = 16
 PAGE: Final = 500
 
 
@@ -42,6 +37,7 @@ async def compared(
     """
     ours = await _list(terms, source, project=terms.project, mine=lambda name: in_scope(terms, name), sides="source")
     names = {target_name(terms, listed.repository) for listed in ours}
+    guesses = {(target_name(terms, listed.repository), listed.tag): listed.digest for listed in ours}
     theirs = await _list(
         terms,
         target,
@@ -49,6 +45,7 @@ async def compared(
         mine=lambda name: in_scope(terms, source_name(terms, name)),
         sides="target",
         known=names,
+        guesses=guesses,
     )
     if terms.only_admitted and judge is not None and not isinstance(source, DepotRegistry):
         ours = await each(ours, lambda listed: _judged(judge, listed))
@@ -65,6 +62,7 @@ async def _list(
     mine: Callable[[str], bool],
     sides: str,
     known: Iterable[str] = (),
+    guesses: Mapping[tuple[str, str], str] | None = None,
 ) -> list[Listed]:
     if isinstance(place, DepotRegistry):
         return [listed for listed in await place.listed(project) if mine(listed.repository)]
@@ -77,7 +75,7 @@ async def _list(
         names.add(f"{project}/{terms.model}")
     found: list[Listed] = []
     for name in sorted(names):
-        found += await _tags_of(terms, place, name, source=sides == "source")
+        found += await _tags_of(terms, place, name, source=sides == "source", guesses=guesses or {})
     return found
 
 
@@ -108,7 +106,9 @@ async def all_tags(place: Registry, repository: str) -> list[str]:
             return names
 
 
-async def _tags_of(terms: Terms, place: Registry, repository: str, *, source: bool) -> list[Listed]:
+async def _tags_of(
+    terms: Terms, place: Registry, repository: str, *, source: bool, guesses: Mapping[tuple[str, str], str]
+) -> list[Listed]:
     names = await all_tags(place, repository)
     wanted = [
         name
@@ -117,6 +117,10 @@ async def _tags_of(terms: Terms, place: Registry, repository: str, *, source: bo
     ]
 
     async def look(tag: str) -> Listed | None:
+        likely = guesses.get((repository, tag))
+        if likely is not None and isinstance(place, Confirming):
+            digest = await place.tag_digest(repository, tag, likely=likely)
+            return None if digest is None else Listed(repository, tag, digest)
         stat = await place.stat(repository, tag)
         return None if stat is None else Listed(repository, tag, stat.digest)
 
@@ -195,21 +199,3 @@ async def _held(place: Registry, repository: str, wanted: frozenset[str]) -> fro
         if await place.stat(repository, digest) is not None:
             found.add(digest)
     return frozenset(found)
-
-
-async def each(items: Sequence[T], do: Callable[[T], Awaitable[R]]) -> list[R]:
-    """`do` for every item, a few at once, in order."""
-    results: list[R | None] = [None] * len(items)
-    waiting = iter(enumerate(items))
-
-    async def work() -> None:
-        for index, item in waiting:
-            results[index] = await do(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(AT_ONCE, len(items))):
-                group.create_task(work())
-    except BaseExceptionGroup as failures:
-        raise first(failures) from None
-    return results  # type: ignore[return-value]

@@ -8,6 +8,7 @@ after 408, 429, 5xx and broken connections, except where the caller says it must
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +29,7 @@ from berth.wire.transport import STALL_SECONDS, Connections
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SHORT = 64 * 1024
+_WHOLE_URL = re.compile("https?://", re.IGNORECASE)
 _TOKEN_ANSWER_LIMIT = 1024 * 1024
 # A body that can be sent again: each call starts it from the beginning.
 BodyFactory = Callable[[], AsyncIterator[bytes]]
@@ -228,7 +230,8 @@ class RegistryClient:
     def resolve(self, base: httpx.URL, location: str) -> httpx.URL:
         """`Location` may be absolute, relative or on another host, and is otherwise kept as it is."""
         try:
-            found = base.join(location)
+            # Joining parses twice, and most registries answer with a whole URL, some of a thousand characters.
+            found = httpx.URL(location) if _WHOLE_URL.match(location) else base.join(location)
         except httpx.InvalidURL as error:
             raise RemoteError(f"{base.host} answered with a Location that is not a URL.") from error
         self._check_scheme(found)

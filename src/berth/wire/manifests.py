@@ -46,17 +46,25 @@ class Stored:
     subject: str | None
 
 
-async def head(client: RegistryClient, repository: str, ref: str) -> Seen | None:
-    """Asks for a manifest by tag or digest; None when it is not there."""
+async def head(client: RegistryClient, repository: str, ref: str, *, likely: str | None = None) -> Seen | None:
+    """Asks for a manifest by tag or digest; None when it is not there.
+
+    Args:
+        likely: the digest that it probably has. Many registries use it as ETag, and need not open the manifest to say
+            that it is still so (RFC 9110 section 13.1.2); of size and type there is nothing in that answer.
+    """
+    headers = {"Accept": ACCEPT} if likely is None else {"Accept": ACCEPT, "If-None-Match": f'"{likely}"'}
     async with client.exchange(
         "HEAD",
         client.url(repository, "manifests", ref),
-        expect=(200, 404),
+        expect=(200, 404) if likely is None else (200, 304, 404),
         scopes=pull_scope(repository),
-        headers={"Accept": ACCEPT},
+        headers=headers,
     ) as response:
         if response.status_code == 404:
             return None
+        if response.status_code == 304:
+            return Seen(likely, "", None)
         length = response.headers.get("content-length", "")
         return Seen(
             response.headers.get("docker-content-digest"),

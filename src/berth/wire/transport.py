@@ -235,28 +235,29 @@ class _Connection:
         self, head: bytes, body: AsyncIterable[bytes], length: int, answer: asyncio.Future[_Head]
     ) -> bool:
         """False when an answer came first."""
+        sending = asyncio.ensure_future(self._send_all(head, body, length))
+        either: list[asyncio.Future[Any]] = [sending, answer]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                return False
+            sending.result()
+            return True
+        finally:
+            if not sending.done():
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+    async def _send_all(self, head: bytes, body: AsyncIterable[bytes], length: int) -> None:
         await self.stream.send(head)
         sent = 0
         async for piece in body:
             sent += len(piece)
             if sent > length:
                 raise httpx.LocalProtocolError(f"the body is longer than the {length} bytes that were announced")
-            if answer.done():
-                return False
-            sending = asyncio.ensure_future(self.stream.send(piece))
-            either: list[asyncio.Future[Any]] = [sending, answer]
-            try:
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                if not sending.done():
-                    return False
-                sending.result()
-            finally:
-                if not sending.done():
-                    sending.cancel()
-                    await asyncio.gather(sending, return_exceptions=True)
+            await self.stream.send(piece)
         if sent < length:
             raise httpx.LocalProtocolError(f"the body ended after {sent} of {length} bytes")
-        return True
 
     async def _answer(self, *, patient: bool = False) -> _Head:
         buffer = memoryview(bytearray(_HEAD_BYTES))

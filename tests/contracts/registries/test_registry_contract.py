@@ -19,7 +19,7 @@ from berth.access.decide import Actor
 from berth.adapters.registries import REGISTRIES
 from berth.adapters.registries.acr import AcrRegistry
 from berth.adapters.registries.build import Registries
-from berth.adapters.registries.contract import Registry, RegistrySettings
+from berth.adapters.registries.contract import Confirming, Registry, RegistrySettings
 from berth.adapters.registries.ecr import EcrRegistry
 from berth.adapters.registries.folder import FolderRegistry
 from berth.adapters.registries.google import GoogleRegistry
@@ -251,6 +251,19 @@ async def test_what_is_pushed_comes_back_byte_for_byte(registry: Registry) -> No
     assert await registry.manifest(REPOSITORY, digest) == body
     assert await read(registry, sha256(b"layer one")) == b"layer one"
     assert await registry.blob_size(REPOSITORY, sha256(b"layer one")) == 9
+
+
+async def test_what_a_tag_means_is_said_whatever_the_guess(registry: Registry) -> None:
+    async def meaning(tag: str, likely: str) -> str | None:
+        if isinstance(registry, Confirming):
+            return await registry.tag_digest(REPOSITORY, tag, likely=likely)
+        found = await registry.stat(REPOSITORY, tag)
+        return None if found is None else found.digest
+
+    digest, _ = await push_image(registry, "v1")
+    assert await meaning("v1", digest) == digest
+    assert await meaning("v1", sha256(b"another")) == digest
+    assert await meaning("v2", digest) is None
 
 
 async def test_a_blob_is_read_from_an_offset(registry: Registry) -> None:

@@ -15,6 +15,7 @@ from berth.errors import BlobUnknown, DigestInvalid, IntegrityError, ManifestUnk
 from berth.oci.descriptor import Descriptor
 from berth.wire import blobs, manifests, referrers, tags, transfer, uploads
 from berth.wire.client import RegistryClient
+from berth.wire.manifests import Seen
 from berth.wire.transfer import RemoteSource
 from berth.wire.uploads import Arrival, Upload
 
@@ -134,7 +135,11 @@ async def test_a_manifest_is_stored_by_tag_and_by_digest(registry: RegistryClien
         assert seen is not None
         assert (seen.digest, seen.size) == (sha(body), len(body))
         assert seen.media_type == "application/vnd.oci.image.manifest.v1+json"
+        # Docker's registry need not open the manifest to say that a guess is right, and tells the truth about others.
+        assert await manifests.head(registry, "mani/fest", ref, likely=sha(body)) == Seen(sha(body), "", None)
+        assert await manifests.head(registry, "mani/fest", ref, likely=sha(b"other")) == seen
     assert await manifests.head(registry, "mani/fest", "2.0.0") is None
+    assert await manifests.head(registry, "mani/fest", "2.0.0", likely=sha(body)) is None
     with pytest.raises(ManifestUnknown):
         await manifests.get(registry, "mani/fest", "2.0.0")
 

@@ -296,6 +296,15 @@ class Probing(Protocol):
 
 
 @runtime_checkable
+class Confirming(Protocol):
+    """It says for less what a tag means, to those who have a guess."""
+
+    async def tag_digest(self, repository: str, tag: str, *, likely: str) -> str | None:
+        """The digest of what the tag names; None without such a tag. Errors as of `Registry.stat`."""
+        ...
+
+
+@runtime_checkable
 class Redirecting(Protocol):
     """Readers can fetch its blobs themselves."""
 

@@ -160,6 +160,13 @@ class DistributionRegistry:
             return None
         return Stat(fetched.digest, fetched.media_type, len(fetched.body))
 
+    async def tag_digest(self, repository: str, tag: str, *, likely: str) -> str | None:
+        seen = await wire_manifests.head(self.client, self.names.outward(repository), tag, likely=likely)
+        if seen is None or (seen.digest is not None and digests.is_digest(seen.digest)):
+            return None if seen is None else seen.digest
+        found = await self.stat(repository, tag)
+        return None if found is None else found.digest
+
     async def manifest(self, repository: str, digest: str) -> bytes:
         try:
             return (await wire_manifests.get(self.client, self.names.outward(repository), digest)).body
