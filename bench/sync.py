@@ -3,8 +3,8 @@
 Two of Debian's docker-registries on loopback and the same disk; an index of images with fresh random layers, BLOBS in
 all, SIZE_MB together. Each copy has content of its own: skopeo remembers which blobs a registry has, and would mount
 them. A second sync of the same content must move nothing, and how long it takes to find that out for TAGS tags is
-measured too. Processor seconds stand beside the time: they stay the same on a busy machine, and on a small one they are
-the limit, since the target hashes whatever it gets.
+measured too, between the two and by a rule of a running Berth. Processor seconds stand beside the time: they stay the
+same on a busy machine, and on a small one they are the limit, since the target hashes whatever it gets.
 Usage: python -m bench.sync --size-mb 1024 --blobs 200 --repeats 3
 """
 
@@ -24,8 +24,9 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from bench.peers import HOME, docker_registry, listener
+from bench.peers import HOME, Peer, berth, docker_registry, listener
 from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import Registry, RegistrySettings
 from berth.oci import digest as digests
@@ -33,9 +34,10 @@ from berth.oci import manifest as manifests
 from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
 from berth.sync.copy import copy_version
-from berth.sync.flow import Flow, Limits
+from berth.sync.flow import Flow, Limits, each
 from berth.sync.listing import all_tags, compared
 from berth.wire.plan import Terms, plan
+from demo.service import BIN
 
 MIB = 1 << 20
 IMAGES = 10
@@ -57,6 +59,8 @@ def main() -> None:
             raise SystemExit("docker-registry is not installed (apt-get install docker-registry)")
         urls = (peers[0].url, peers[1].url)
         asyncio.run(measure(urls, options))
+        with berth() as service:
+            through_the_service(service, urls[1], tags=options.tags)
 
 
 async def measure(urls: tuple[str, str], options: argparse.Namespace) -> None:
@@ -182,6 +186,39 @@ async def in_step(source: Registry, target: Registry, pids: list[int], *, tags: 
         raise SystemExit("two registries with the same tags are not in step")
     own, registries = difference(before, spent(pids))
     print(f"  {tags} tags in step: 0 bytes in {took:.2f} s; {own:.2f} s of processor, the registries {registries:.2f}")
+
+
+def through_the_service(service: Peer, target: str, *, tags: int) -> None:
+    """The same as people do it: a rule from the depot to a registry is run again when nothing has changed."""
+    environment = {**os.environ, "BERTH_URL": service.url, "BERTH_TOKEN": service.password or ""}
+
+    def say(*arguments: str) -> dict[str, Any]:
+        command = [BIN / "berth", *arguments, "-o", "json"]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    async def fill() -> None:
+        settings = RegistrySettings("depot", "berth", service.url, username=service.user, secret=service.password)
+        depot = Registries().open(settings)
+        try:
+            digest, body = await make_image(depot, "depot-steps", [100])
+            await put(depot, "depot-steps", digest, types.OCI_MANIFEST, body)
+            names = [f"1.0.{number}" for number in range(tags)]
+            await each(names, lambda name: put(depot, "depot-steps", name, types.OCI_MANIFEST, body))
+        finally:
+            await depot.close()
+
+    asyncio.run(fill())
+    say("registry", "add", "mirror", "--kind", "distribution", "--url", target, "--takes-open")
+    say("sync", "rule", "add", "steps", "--source", "depot", "--target", "mirror", "--project", PROJECT)
+    first = say("sync", "run", "steps", "--wait")
+    begun = time.perf_counter()
+    again = say("sync", "run", "steps", "--wait")
+    took = time.perf_counter() - begun
+    if first["bytes_transferred"] == 0 or again["bytes_transferred"] != 0:
+        raise SystemExit(f"the runs moved {first['bytes_transferred']} and {again['bytes_transferred']} bytes")
+    print(f"  {tags} tags in step, depot to registry: 0 bytes in {took:.2f} s, command, queue and worker included")
 
 
 async def make_version(registry: Registry, model: str, *, size: int, blobs: int) -> None:

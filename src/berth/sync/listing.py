@@ -158,6 +158,8 @@ async def _with_evidence(
         for name in {listed.repository for listed in ours}:
             tags[name] = frozenset(await all_tags(source, name))
 
+    known: dict[tuple[str, str], bool] = {}
+
     async def look(listed: Listed) -> tuple[Listed, Listed | None]:
         held = there.get((target_name(terms, listed.repository), listed.tag))
         if held is None or held.digest != listed.digest:
@@ -166,7 +168,7 @@ async def _with_evidence(
             listed = replace(listed, evidence=await _evidence(source, listed, tags[listed.repository]))
         if not listed.evidence:
             return listed, held
-        return listed, replace(held, evidence=await _held(target, held.repository, listed.evidence))
+        return listed, replace(held, evidence=await _held(target, held.repository, listed.evidence, known))
 
     pairs = await each(ours, look)
     for _, held in pairs:
@@ -191,11 +193,13 @@ async def _evidence(place: Registry, listed: Listed, tags: frozenset[str]) -> fr
     return frozenset(found)
 
 
-async def _held(place: Registry, repository: str, wanted: frozenset[str]) -> frozenset[str]:
+async def _held(
+    place: Registry, repository: str, wanted: frozenset[str], known: dict[tuple[str, str], bool]
+) -> frozenset[str]:
+    """Those of these manifests that a place has. `known`: what was asked before; versions may share evidence."""
     if isinstance(place, DepotRegistry):
         return await place.held(repository, wanted)
-    found = set()
     for digest in sorted(wanted):
-        if await place.stat(repository, digest) is not None:
-            found.add(digest)
-    return frozenset(found)
+        if (repository, digest) not in known:
+            known[repository, digest] = await place.stat(repository, digest) is not None
+    return frozenset(digest for digest in wanted if known[repository, digest])
