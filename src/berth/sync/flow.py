@@ -12,6 +12,8 @@ from typing import Final, Protocol, TypeVar
 from berth.errors import Conflict, Unavailable
 
 T = TypeVar("T")
+# Told the number of bytes that just moved.
+Progress = Callable[[int], None]
 
 KNOWN_BLOBS: Final = 20_000
 # How long a copy waits for a database that was restarted: about a minute.
@@ -54,6 +56,14 @@ class Journal(Protocol):
         """A blob is whole at the target; `sent` bytes moved for it, 0 when it was there or could be mounted."""
         ...
 
+    async def unfinished(self, repository: str, digest: str) -> str | None:
+        """The session of an upload that broke, when an earlier try left one at the target."""
+        ...
+
+    async def keep(self, repository: str, digest: str, *, session: str | None, offset: int) -> None:
+        """The target has so many bytes of a blob, in this session; None: the upload has ended or is to start anew."""
+        ...
+
 
 class NoJournal:
     """For copies that nobody watches."""
@@ -65,6 +75,12 @@ class NoJournal:
         return None
 
     async def whole(self, digest: str, *, size: int, sent: int) -> None:
+        return None
+
+    async def unfinished(self, repository: str, digest: str) -> str | None:
+        return None
+
+    async def keep(self, repository: str, digest: str, *, session: str | None, offset: int) -> None:
         return None
 
 
@@ -91,7 +107,7 @@ class Flow:
         self.limits = limits or Limits()
         self.slots = asyncio.Semaphore(self.limits.blobs)
         self.sleep = sleep
-        self._clock = clock
+        self.clock = clock
         self._free_at = 0.0
         self._places: OrderedDict[str, str] = OrderedDict()
 
@@ -100,7 +116,7 @@ class Flow:
         rate = self.limits.bytes_per_second
         if rate is None:
             return
-        now = self._clock()
+        now = self.clock()
         wait = max(0.0, self._free_at - now)
         self._free_at = max(now, self._free_at) + count / rate
         if wait > 0:

@@ -24,7 +24,8 @@ from berth.wire import blobs, manifests, referrers, tags, transfer, uploads
 from berth.wire.auth import Credential
 from berth.wire.client import RegistryClient
 from berth.wire.retry import RetryPolicy
-from berth.wire.uploads import Arrival, Upload
+from berth.wire.sending import Sending, Upload
+from berth.wire.uploads import Arrival
 from tests.unit.wire.peer import Answer, Asked, Peer, running
 
 IMPATIENT = RetryPolicy(attempts=4, base_seconds=0.0, cap_seconds=0.0)
@@ -431,7 +432,7 @@ async def test_a_transfer_reads_no_more_than_a_few_pieces_ahead() -> None:
     server = await asyncio.start_server(slow, "127.0.0.1", 0, limit=65536)
     port = server.sockets[0].getsockname()[1]
     async with RegistryClient(f"http://127.0.0.1:{port}", retry=RetryPolicy(attempts=1)) as client:
-        source = uploads._Source(Upload(DIGEST, size, endless))
+        source = Sending(Upload(DIGEST, size, endless))
 
         async def put() -> None:
             url = client.url("ml/demo", "blobs", "uploads/1")
