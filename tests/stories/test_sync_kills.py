@@ -20,10 +20,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import Registry, RegistrySettings
 from berth.db.engine import Database
+from berth.oci import manifest as manifests
 from berth.sync import rules, runs
 from berth.sync.journal import queries
 from tests.stories.test_sync import registry
@@ -39,11 +41,12 @@ _STORED = re.compile(rb"PUT /v2/\S+/blobs/uploads/\S*?digest=(sha256(?::|%3A)[0-
 
 
 class Tap:
-    """A TCP relay in front of the target that counts the blobs sent to it."""
+    """A TCP relay in front of the target that counts the blobs and bytes sent to it."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
         self.sent: Counter[str] = Counter()
+        self.bytes = 0
         self.changed = asyncio.Condition()
         self.url = ""
 
@@ -63,6 +66,7 @@ class Tap:
         seen = b""
         while data := await reader.read(65536):
             seen += data
+            self.bytes += len(data)
             found = list(_STORED.finditer(seen))
             for match in found:
                 self.sent[match.group(1).decode().replace("%3A", ":")] += 1
@@ -126,8 +130,8 @@ def _status(url: str) -> int:
         return error.code
 
 
-async def start_run(database: Database) -> int:
-    terms = {"parallel_blobs": PARALLEL, "bytes_per_second": 12_000_000}
+async def start_run(database: Database, *, bytes_per_second: int = 12_000_000) -> int:
+    terms = {"parallel_blobs": PARALLEL, "bytes_per_second": bytes_per_second}
     async with database.transaction() as conn:
         values = {
             "name": "over",
@@ -186,3 +190,65 @@ async def test_killed_ten_times_it_sends_again_only_what_was_in_flight_and_never
     # Each kill costs at most the blobs that were on their way.
     assert blobs <= sum(tap.sent.values()) <= blobs + KILLS * PARALLEL
     assert (looks > KILLS, broken) == (True, [])
+
+
+LARGE = 64 << 20
+
+
+@pytest.mark.slow
+async def test_killed_in_the_middle_of_a_large_blob_the_next_process_sends_only_the_rest(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    """Distribution 2.8 keeps a session that breaks between two chunks, so it is killed there, where the limit waits."""
+    with registry(tmp_path / "a") as hub, registry(tmp_path / "b") as harbour:
+        source = opened(f"http://{hub}")
+        content = os.urandom(LARGE)
+        digest = await push_image(source, REPOSITORY, "1.0.0", layers=[content])
+        await source.close()
+        run_id = await start_run(database)
+        env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+
+        async def begin(tap: Tap) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-m", "tests.stories.sync_process", database_url, str(run_id)]
+            return subprocess.Popen([*command, f"http://{hub}", tap.url], env=env, cwd=ROOT)
+
+        async with tapped(harbour) as tap:
+            process = await begin(tap)
+            offset = await asyncio.wait_for(remembered(database, at_least=LARGE * 2 // 5), 120)
+            process.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(process.wait)
+            assert offset <= tap.bytes <= offset + 100_000
+            assert _status(f"http://{harbour}/v2/{REPOSITORY}/manifests/1.0.0") == 404
+            before = tap.bytes
+            process = await begin(tap)
+            assert await asyncio.wait_for(asyncio.to_thread(process.wait), 180) == 0
+            rest = tap.bytes - before
+        # Requests and the manifest add a little, and no chunk is sent twice.
+        assert LARGE - offset <= rest <= LARGE - offset + 100_000
+        target = opened(f"http://{harbour}")
+        assert await found_there(target) == (digest, content)
+        await target.close()
+    async with database.reading() as conn:
+        run = await queries.run_by_id(conn, run_id)
+        left = await conn.scalar(text("select count(*) from sync_uploads"))
+    assert run is not None
+    assert (run.state, left) == ("succeeded", 0)
+
+
+async def remembered(database: Database, *, at_least: int) -> int:
+    """How far the upload is, once it is so far."""
+    while True:
+        async with database.reading() as conn:
+            offset = await conn.scalar(text("select max(offset_bytes) from sync_uploads"))
+        if offset is not None and offset >= at_least:
+            return int(offset)
+        await asyncio.sleep(0.01)
+
+
+async def found_there(target: Registry) -> tuple[str, bytes]:
+    """What the tag means at the target, and its one layer."""
+    stat = await target.stat(REPOSITORY, "1.0.0")
+    assert stat is not None
+    manifest = manifests.parse(await target.manifest(REPOSITORY, stat.digest))
+    (layer,) = manifest.layers
+    return stat.digest, b"".join([piece async for piece in target.blob(REPOSITORY, layer.digest)])

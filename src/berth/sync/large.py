@@ -18,6 +18,8 @@ from berth.sync.flow import Cancelled, Flow, Journal, Progress
 
 # How old what is written down may be. A fast copy would otherwise write to the database as often as it sends a chunk.
 KEEP_SECONDS: Final = 0.25
+# What passes at once where the rate is limited; more than the 5 MiB that a part must have in S3.
+BURST_BYTES: Final = 8 << 20
 
 
 class LargeBlob:
@@ -50,6 +52,11 @@ class LargeBlob:
         self._told = 0
         self._furthest = 0
         self._kept_at: float | None = None
+
+    @property
+    def burst(self) -> int | None:
+        """Small where the rate is limited: the wait is between two chunks, where every registry survives a break."""
+        return None if self._flow.limits.bytes_per_second is None else BURST_BYTES
 
     async def send(self, target: Registry) -> None:
         """One try; raises what `Registry.push_blob` raises, and Cancelled."""

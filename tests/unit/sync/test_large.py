@@ -40,6 +40,7 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     """All sizes of the subject, a few thousand times smaller."""
     monkeypatch.setattr(copy, "LARGE_BYTES", 50_000)
     monkeypatch.setattr(distribution, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(large, "BURST_BYTES", CHUNK // 2)
     monkeypatch.setattr(large, "KEEP_SECONDS", 0.0)
 
 
@@ -152,14 +153,15 @@ async def test_where_chunks_are_not_used_a_large_blob_goes_in_one_request(
 async def test_the_rate_is_asked_for_before_a_chunk_and_kept_on_the_whole() -> None:
     source, digest = prepared()
     target, naps = Sessions(), Naps()
-    async with places(source, target) as (here, there, _):
+    async with places(source, target) as (here, there, far):
         flow = Flow(Limits(blobs=1, bytes_per_second=1000), sleep=naps, clock=lambda: 0.0)
         await copy_version(here, there, REPOSITORY, REPOSITORY, digest, "1.0.0", flow=flow, known_tags=frozenset())
     # With a clock that stands still, each wait is until all bytes before it have passed.
     assert max(naps.taken) == pytest.approx((len(LARGE) + len(SMALL)) / 1000, rel=0.02)
-    # No more than a chunk passes at once.
+    # No more than a small chunk passes at once.
+    assert chunks(far)[:2] == ["0-4999", "5000-9999"]
     waits = [0.0, *naps.taken]
-    assert max(after - before for before, after in itertools.pairwise(waits)) <= CHUNK / 1000 + 1e-6
+    assert max(after - before for before, after in itertools.pairwise(waits)) <= CHUNK / 2 / 1000 + 1e-6
 
 
 async def test_a_copy_that_is_stopped_ends_its_session_at_once() -> None:

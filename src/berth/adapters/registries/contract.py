@@ -290,6 +290,11 @@ class Resumable(Protocol):
     The rest is `Keeper` of wire/sending.py.
     """
 
+    @property
+    def burst(self) -> int | None:
+        """How many bytes may go at once because their rate is limited; None = as many as one likes."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     def at(self, offset: int) -> AsyncIterator[bytes]:

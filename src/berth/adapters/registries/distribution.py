@@ -54,10 +54,11 @@ from berth.wire.retry import RetryPolicy
 from berth.wire.sending import Upload
 
 ABSENT_BLOBS = 1_000
-# Of large blobs. What a break costs at most where a registry keeps nothing of a broken request, and how much may pass
-# at once where the rate is limited; more than the 5 MiB that a part must have in S3, behind many registries.
-CHUNK_BYTES = 8 << 20
-# S3 takes 10,000 parts, and a chunk may become two.
+# Of large blobs: what a break costs at most where a registry, or a proxy before it, keeps nothing of a broken request.
+# Smaller ones cost time, as Distribution syncs its disk after each: 8 MiB are a third slower than one request, 64 MiB
+# as fast.
+CHUNK_BYTES = 64 << 20
+# S3, behind many registries, takes 10,000 parts, and a chunk may become two.
 MOST_CHUNKS = 5_000
 _NO_CONTENT = "application/vnd.berth.removed-tag.v1+json"
 
@@ -204,7 +205,7 @@ class DistributionRegistry:
         name = self.names.outward(repository)
         absent = self._absent.pop((name, digest), self) is None
         asked = self._chunk_bytes()
-        step = asked or self._step(size)
+        step = asked or self._step(size, chunks.burst) if isinstance(chunks, Resumable) else None
         if isinstance(chunks, Resumable) and step is not None:
             upload = Upload(
                 digest,
@@ -237,11 +238,11 @@ class DistributionRegistry:
             )
         return chunk << 20
 
-    def _step(self, size: int) -> int | None:
+    def _step(self, size: int, burst: int | None) -> int | None:
         """Bytes per request of a blob that should survive a break; None where it goes in one all the same."""
         if not self.RESUMES or not self.capabilities.chunked_upload:
             return None
-        return max(CHUNK_BYTES, -(-size // MOST_CHUNKS))
+        return max(burst or CHUNK_BYTES, -(-size // MOST_CHUNKS))
 
     async def give_up(self, repository: str, session: str) -> None:
         await sessions.cancel(self.client, self.names.outward(repository), httpx.URL(session))
