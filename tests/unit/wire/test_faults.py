@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from berth.errors import (
+    BerthError,
     BlobUnknown,
     Denied,
     IntegrityError,
     RemoteAuthError,
     RemoteError,
+    StorageFull,
     TooLarge,
     Unavailable,
     VersionTaken,
@@ -254,6 +256,30 @@ async def test_a_refusal_is_not_tried_again_and_keeps_its_meaning(
         with pytest.raises(expected):
             await read(client)
         assert len(peer.asked) == 1
+
+
+# As docker-registry 2.8.2 answers when its disk is full, and when it may not write.
+_STORAGE = (
+    b'{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"filesystem","Enclosed":%s}}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("inner", "full"),
+    [
+        (b'{"Op":"write","Path":"/data/x/startedat","Err":28}', True),
+        (b'{"Op":"write","Path":"/data/x/startedat","Err":122}', True),
+        (b'"write /data/x: no space left on device"', True),
+        (b'{"Op":"open","Path":"/data/x/startedat","Err":13}', False),
+        (b'{"Op":"open","Path":"/data/x/startedat","Err":281}', False),
+    ],
+)
+async def test_a_full_disk_behind_a_500_is_called_so_with_the_next_step(inner: bytes, full: bool) -> None:
+    async with running(lambda _: Answer(500, _STORAGE % inner)) as peer, client_of(peer) as client:
+        with pytest.raises(BerthError) as caught:
+            await read(client)
+    assert isinstance(caught.value, StorageFull) is full
+    assert ("Free some space" in str(caught.value)) is full
 
 
 async def test_the_gates_reasons_arrive() -> None:
