@@ -1,13 +1,14 @@
 """Story of a copy that is killed again and again: two real registries, a real journal, a reader who looks all the time.
 
-The worker's queue takes a lost run up by itself (test_sync.py); here the process that carries the run out is killed at
-ten points that the target's own traffic chooses, and whatever starts next has to go on.
+First the process that carries the run out is killed at ten points that the target's own traffic chooses, and whatever
+starts next has to go on; then the real worker of `berth up`, whose supervisor and queue take the run up by themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -28,8 +30,8 @@ from berth.db.engine import Database
 from berth.oci import manifest as manifests
 from berth.sync import rules, runs
 from berth.sync.journal import queries
-from tests.stories.test_sync import registry
-from tests.support.processes import ROOT
+from tests.stories.test_sync import registry, run
+from tests.support.processes import ROOT, BerthFactory
 from tests.unit.sync.made import push_image
 
 LAYERS = 44
@@ -183,13 +185,75 @@ async def test_killed_ten_times_it_sends_again_only_what_was_in_flight_and_never
         found = await target.stat(REPOSITORY, "1.0.0")
         await target.close()
     async with database.reading() as conn:
-        run = await queries.run_by_id(conn, run_id)
-    assert run is not None
-    assert (run.state, found and found.digest) == ("succeeded", digest)
+        row = await queries.run_by_id(conn, run_id)
+    assert row is not None
+    assert (row.state, found and found.digest) == ("succeeded", digest)
     assert len(tap.sent) == blobs
     # Each kill costs at most the blobs that were on their way.
     assert blobs <= sum(tap.sent.values()) <= blobs + KILLS * PARALLEL
     assert (looks > KILLS, broken) == (True, [])
+
+
+# The queue takes half a minute to notice each.
+WORKER_KILLS = 3
+
+
+@pytest.mark.slow
+async def test_the_worker_of_berth_up_is_killed_at_random_and_each_time_the_queue_takes_the_run_up(
+    berth_factory: BerthFactory, tmp_path: Path
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # shown when it fails
+    chance = random.Random(seed)
+    with registry(tmp_path / "a") as hub, registry(tmp_path / "b") as harbour:
+        source = opened(f"http://{hub}")
+        layers = [os.urandom(200_000 + number) for number in range(LAYERS)]
+        digest = await push_image(source, REPOSITORY, "1.0.0", layers=layers)
+        await source.close()
+        blobs = LAYERS + 1
+        async with tapped(harbour) as tap:
+            berth = await asyncio.to_thread(berth_factory().start)
+
+            async def ask(*words: str) -> Any:
+                return await asyncio.to_thread(run, berth, "berth", *words)
+
+            await ask("registry", "add", "hub", "--kind", "distribution", "--url", f"http://{hub}")
+            await ask("registry", "add", "harbour", "--kind", "distribution", "--url", tap.url)
+            limits = ("--bandwidth", "3000000", "--parallel", str(PARALLEL))
+            places = ("--source", "hub", "--target", "harbour", "--project", "lab")
+            await ask("sync", "rule", "add", "over", *places, *limits)
+            number = str((await ask("sync", "run", "over"))["id"])
+            stop = asyncio.Event()
+            reader = asyncio.create_task(look(harbour, stop, tap))
+            killed: set[int] = set()
+            for kill in range(WORKER_KILLS):
+                # Somewhere in what is left, so that something is left for the kills after this one.
+                room = (blobs - len(tap.sent) - 2 * PARALLEL) // (WORKER_KILLS - kill)
+                await asyncio.wait_for(tap.until(len(tap.sent) + chance.randint(1, max(1, room))), 120)
+                worker = berth.children["worker"]
+                assert worker not in killed
+                killed.add(worker)
+                os.kill(worker, signal.SIGKILL)
+                assert _status(f"http://{harbour}/v2/{REPOSITORY}/manifests/1.0.0") == 404
+
+            async def ended() -> Any:
+                while (now := await ask("sync", "status", "--run", number))["state"] in ("queued", "running"):
+                    await asyncio.sleep(0.2)
+                return now
+
+            done = await asyncio.wait_for(ended(), 120)
+            stop.set()
+            looks, broken = await reader
+        target = opened(f"http://{harbour}")
+        found = await target.stat(REPOSITORY, "1.0.0")
+        await target.close()
+    assert (done["state"], found and found.digest) == ("succeeded", digest)
+    assert len(tap.sent) == blobs
+    assert blobs <= sum(tap.sent.values()) <= blobs + WORKER_KILLS * PARALLEL
+    assert (looks > WORKER_KILLS, broken) == (True, [])
+    # What was in flight at a kill is not written down, and nothing is counted twice.
+    size = sum(map(len, layers)) + 200
+    assert size - WORKER_KILLS * PARALLEL * len(layers[-1]) - 200 <= done["bytes_transferred"] <= size
 
 
 LARGE = 64 << 20
@@ -229,10 +293,10 @@ async def test_killed_in_the_middle_of_a_large_blob_the_next_process_sends_only_
         assert await found_there(target) == (digest, content)
         await target.close()
     async with database.reading() as conn:
-        run = await queries.run_by_id(conn, run_id)
+        row = await queries.run_by_id(conn, run_id)
         left = await conn.scalar(text("select count(*) from sync_uploads"))
-    assert run is not None
-    assert (run.state, left) == ("succeeded", 0)
+    assert row is not None
+    assert (row.state, left) == ("succeeded", 0)
 
 
 async def remembered(database: Database, *, at_least: int) -> int:
