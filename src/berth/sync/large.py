@@ -52,6 +52,7 @@ class LargeBlob:
         self._told = 0
         self._furthest = 0
         self._kept_at: float | None = None
+        self._reading: AsyncGenerator[bytes, None] | None = None
 
     @property
     def burst(self) -> int | None:
@@ -61,12 +62,21 @@ class LargeBlob:
     async def send(self, target: Registry) -> None:
         """One try; raises what `Registry.push_blob` raises, and Cancelled."""
         self._told = 0
-        await target.push_blob(self._repository, self._blob.digest, size=self._blob.size, chunks=self)
+        try:
+            await target.push_blob(self._repository, self._blob.digest, size=self._blob.size, chunks=self)
+        finally:
+            if self._reading is not None:
+                await self._reading.aclose()
+                self._reading = None
 
     # -- the bytes
 
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+    def __aiter__(self) -> AsyncGenerator[bytes, None]:
         """All of them, for a registry that reads them once."""
+        self._reading = self._all()
+        return self._reading
+
+    async def _all(self) -> AsyncGenerator[bytes, None]:
         async with aclosing(self.at(0)) as pieces:
             async for piece in pieces:
                 await self.let(len(piece))

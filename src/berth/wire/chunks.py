@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import httpx
 
-from berth.errors import BerthError
+from berth.errors import BerthError, TooManyRequests, Unavailable
 from berth.wire import blobs, sessions
 from berth.wire.client import RegistryClient
 from berth.wire.sending import Sending
@@ -30,7 +30,7 @@ async def send(client: RegistryClient, repository: str, source: Sending, locatio
     # Whether all that this session was asked went well: then a refusal means the chunks, and not a lost session.
     clean = True
     if keeper is not None and (known := await keeper.find()) is not None:
-        found, offset = await sessions.where(client, repository, httpx.URL(known))
+        found, offset = await _left_at(client, repository, httpx.URL(known))
         if found is None:
             await keeper.forget()
         else:
@@ -72,6 +72,16 @@ async def send(client: RegistryClient, repository: str, source: Sending, locatio
             clean = False
             if location is None:
                 await _forget(source)
+
+
+async def _left_at(client: RegistryClient, repository: str, known: httpx.URL) -> tuple[httpx.URL | None, int]:
+    """As `sessions.where`. Sessions may be on another host, which may be gone for ever while the registry is here."""
+    try:
+        return await sessions.where(client, repository, known)
+    except (Unavailable, TooManyRequests):
+        if client.is_own(known):
+            raise
+        return None, 0
 
 
 async def _chunk(

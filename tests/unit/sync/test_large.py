@@ -164,6 +164,34 @@ async def test_the_rate_is_asked_for_before_a_chunk_and_kept_on_the_whole() -> N
     assert max(after - before for before, after in itertools.pairwise(waits)) <= CHUNK / 2 / 1000 + 1e-6
 
 
+@pytest.mark.parametrize(("seconds_a_chunk", "kept"), [(0.0, 1), (0.1, 4), (1.0, 11)])
+async def test_a_fast_copy_does_not_write_down_every_chunk(
+    monkeypatch: pytest.MonkeyPatch, seconds_a_chunk: float, kept: int
+) -> None:
+    class Noting(NoJournal):
+        async def keep(self, repository: str, digest: str, *, session: str | None, offset: int) -> None:
+            notes.append(offset)
+
+    notes: list[int] = []
+    source, digest = prepared()
+    target, now = Sessions(), 0.0
+
+    def later(_: Asked) -> Answer | None:
+        nonlocal now
+        now += seconds_a_chunk
+        return None
+
+    monkeypatch.setattr(large, "KEEP_SECONDS", 0.25)
+    target.told = later
+    async with places(source, target) as (here, there, _):
+        flow = Flow(Limits(blobs=1), clock=lambda: now)
+        await copy_version(
+            here, there, REPOSITORY, REPOSITORY, digest, "1.0.0", flow=flow, journal=Noting(), known_tags=frozenset()
+        )
+    # The first chunk at once; at the end it is forgotten.
+    assert (len(notes) - 1, notes[0], notes[-1]) == (kept, CHUNK, 0)
+
+
 async def test_a_copy_that_is_stopped_ends_its_session_at_once() -> None:
     class Stopping(NoJournal):
         async def wanted(self) -> bool:

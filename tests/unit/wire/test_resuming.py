@@ -189,6 +189,14 @@ async def test_a_session_that_is_gone_is_forgotten_and_the_blob_starts_anew() ->
     assert (store.blob, ranges(peer)[0], memory.bytes_read_again) == (CONTENT, "0-2999", 0)
 
 
+async def test_a_session_at_a_host_that_no_longer_answers_does_not_keep_the_blob_from_arriving() -> None:
+    """The registry has moved, or the storage behind it has."""
+    store, memory = Store(), Memory("http://127.0.0.1:1/v2/ml/demo/blobs/uploads/1")
+    async with running(store) as peer:
+        await send(peer, memory)
+    assert store.blob == CONTENT
+
+
 async def test_wrong_bytes_in_an_old_session_are_refused_by_the_registry_and_the_next_try_is_whole() -> None:
     store, memory = Store(), Memory()
     async with running(store) as peer:
