@@ -51,6 +51,8 @@ class LargeBlob:
         # How far the bytes were told in this try, and in any.
         self._told = 0
         self._furthest = 0
+        # Of the last try here; the journal's may be older, or of another process.
+        self._session: str | None = None
         self._kept_at: float | None = None
         self._reading: AsyncGenerator[bytes, None] | None = None
 
@@ -117,16 +119,17 @@ class LargeBlob:
     # -- the session
 
     async def find(self) -> str | None:
-        return await self._journal.unfinished(self._repository, self._blob.digest)
+        return self._session or await self._journal.unfinished(self._repository, self._blob.digest)
 
     async def keep(self, session: str, offset: int) -> None:
+        self._session = session
         now = self._flow.clock()
         if self._kept_at is None or now - self._kept_at >= KEEP_SECONDS:
             self._kept_at = now
             await self._journal.keep(self._repository, self._blob.digest, session=session, offset=offset)
 
     async def forget(self) -> None:
-        self._kept_at = None
+        self._session = self._kept_at = None
         await self._journal.keep(self._repository, self._blob.digest, session=None, offset=0)
 
     async def _wanted(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from berth.adapters.registries import distribution
 from berth.adapters.registries.contract import Registry, RegistrySettings
@@ -22,7 +23,11 @@ from berth.sync import copy, large, runs
 from berth.sync.copy import copy_version
 from berth.sync.flow import Flow, Limits, NoJournal
 from berth.sync.journal import queries
+from berth.sync.publishing import queries as placing
+from berth.sync.publishing.journal import PlaceJournal
 from berth.sync.publishing.publish import publish
+from berth.sync.resuming.kept import KeptUploads
+from berth.sync.resuming.queries import Owner
 from tests.unit.sync.conftest import Lab
 from tests.unit.sync.made import Naps, push_image
 from tests.unit.sync.peers import REPOSITORY, Shelf, sha256
@@ -119,6 +124,28 @@ async def test_a_break_in_the_middle_costs_a_chunk_and_every_byte_that_went_is_c
     # Bytes that arrived at the target's door, in vain or not; progress tells each byte once.
     assert copied.bytes_sent == target.bodies
     assert sum(moved) == target.bodies - CHUNK
+
+
+async def test_a_target_that_is_away_for_long_costs_a_new_try_and_no_byte_is_told_twice() -> None:
+    source, digest = prepared()
+    target = Sessions()
+    # More than one try takes, fewer than all.
+    refusals = [Answer(503)] * (IMPATIENT.attempts + 1)
+
+    def away(asked: Asked) -> Answer | None:
+        return refusals.pop() if refusals and asked.headers["content-range"].startswith("50000-") else None
+
+    target.told = away
+    moved: list[int] = []
+    async with places(source, target) as (here, there, far):
+        copied = await copy_version(
+            here, there, REPOSITORY, REPOSITORY, digest, "1.0.0",
+            flow=Flow(sleep=Naps()), progress=moved.append, known_tags=frozenset(),
+        )  # fmt: skip
+    wasted = CHUNK * (IMPATIENT.attempts + 1)
+    assert (chunks(far).count("0-9999"), target.blobs[sha256(LARGE)]) == (1, LARGE)
+    assert copied.bytes_sent == target.bodies
+    assert sum(moved) == target.bodies - wasted
 
 
 async def test_small_blobs_go_as_ever() -> None:
@@ -273,6 +300,23 @@ async def test_a_publication_goes_on_in_the_middle_of_a_blob_in_another_process(
     assert (state, done) == ("published", total)
     # Of the large blob only what went now: what the process that died had sent was never written down as sent.
     assert sent == total - 40_000
+
+
+async def test_how_far_a_publication_is_counts_the_part_that_was_there(lab: Lab) -> None:
+    await lab.project("lab", home="hub")
+    await push_image(lab.depot, REPOSITORY, "1.0.0", layers=[LARGE, SMALL])
+    async with lab.database.transaction() as conn:
+        (version,) = await conn.scalars(text("select id from versions"))
+        place, _, _ = await placing.intend(
+            conn, version=version, registry="hub", repository=REPOSITORY, now=lab.now, error=None
+        )
+    uploads = KeptUploads(lab.database, None, Owner(placement=place), now=lab.clock, sleep=Naps())
+    journal = PlaceJournal(lab.database, place, uploads=uploads, sleep=Naps())
+    await journal.planned(2, len(LARGE) + len(SMALL))
+    journal.moved(40_000)
+    journal.moved(len(LARGE) - 40_000)
+    await journal.whole(sha256(LARGE), size=len(LARGE), sent=len(LARGE) - 40_000)
+    assert await lab.rows("select bytes, bytes_done from placements") == [(len(LARGE) - 40_000, len(LARGE))]
 
 
 async def start(lab: Lab) -> int:

@@ -242,6 +242,33 @@ async def test_in_one_process_a_broken_chunk_goes_on_at_the_byte_that_arrived() 
     assert memory.bytes_left == len(CONTENT) + 3000 - 1234
 
 
+async def test_a_refusal_after_a_break_means_the_session_and_not_chunks() -> None:
+    answers = [Answer(416), Answer(0)]
+
+    def troubled(asked: Asked) -> Answer | None:
+        return answers.pop() if answers and asked.method == "PATCH" and len(store.sessions["1"]) == 3000 else None
+
+    store, memory = Store(troubled), Memory()
+    async with running(store) as peer:
+        await send(peer, memory)
+    assert methods(peer) == "POST PATCH PATCH GET PATCH GET PATCH PATCH PATCH PUT"
+    assert (store.blob, peer.asked[-1].body) == (CONTENT, b"")
+
+
+async def test_a_session_that_was_lost_is_forgotten_even_if_none_follows() -> None:
+    def away(asked: Asked) -> Answer | None:
+        if asked.method == "PATCH" and len(store.sessions.get("1", b"")) == 6000:
+            store.sessions.clear()
+            return Answer(0)
+        return Answer(403) if asked.method == "POST" and store.begun else None
+
+    store, memory = Store(away), Memory()
+    async with running(store) as peer:
+        with pytest.raises(RemoteError):
+            await send(peer, memory)
+    assert memory.session is None
+
+
 async def test_a_registry_that_loses_its_session_at_every_break_is_given_up_in_the_end() -> None:
     """Distribution before 3.0 answers 404 once a PATCH broke."""
 
