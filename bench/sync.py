@@ -193,7 +193,7 @@ def through_the_service(service: Peer, target: str, *, tags: int) -> None:
     environment = {**os.environ, "BERTH_URL": service.url, "BERTH_TOKEN": service.password or ""}
 
     def say(*arguments: str) -> dict[str, Any]:
-        command = [BIN / "berth", *arguments, "-o", "json"]
+        command = [str(BIN / "berth"), *arguments, "-o", "json"]
         done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         found: dict[str, Any] = json.loads(done.stdout)
         return found

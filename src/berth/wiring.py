@@ -162,4 +162,5 @@ def job_context(settings: ServiceSettings) -> JobContext:
         now=now,
         registries=Places(db, depot, clock=now, remote=remote, fetcher=cache),
         fetcher=cache,
+        sealer=lambda: sealer(settings),
     )

@@ -14,6 +14,7 @@ from berth.adapters.registries.contract import Registry, RegistrySettings
 from berth.adapters.stores.budget import TransferBudget
 from berth.adapters.stores.files import FileStore
 from berth.db.engine import Database
+from berth.db.sealing import Sealer
 from berth.sync.places import Places
 from berth.sync.runs import carry_out
 
@@ -26,7 +27,9 @@ async def main(database_url: str, run_id: int, urls: dict[str, str]) -> None:
     with TemporaryDirectory() as folder:
         store = FileStore(Path(folder), budget=TransferBudget(1 << 20), threads=1)
         places = Places(database, store, clock=lambda: datetime.now(UTC), remote=remote)
-        await carry_out(database, places, run_id, now=lambda: datetime.now(UTC))
+        # The same key in each process, as if from one file.
+        sealer = Sealer(b"the key of all processes of this story")
+        await carry_out(database, places, run_id, now=lambda: datetime.now(UTC), sealer=lambda: sealer)
         store.close()
     await database.close()
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.disks import small_disk
 from tests.support.processes import BerthFactory, BerthProcess, poll
 
 
@@ -144,17 +145,8 @@ def test_a_dropped_connection_leaves_no_blob_and_its_session_goes_on(pusher: Pus
 
 def test_a_full_disk_refuses_uploads_and_recovers(berth_factory: BerthFactory, tmp_path: Path) -> None:
     """A depot on a file system of four megabytes."""
-    import subprocess
-
     data = tmp_path / "small"
-    depot = data / "depot"
-    depot.mkdir(parents=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(depot)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(data / "depot", megabytes=4):
         pusher = Pusher(berth_factory(data=data).start())
         body = json.dumps({"name": "lab", "policy": "open"}).encode()
         assert pusher.request("POST", "/api/v1/projects", body, Content_Type="application/json")[0] == 201
@@ -166,5 +158,3 @@ def test_a_full_disk_refuses_uploads_and_recovers(berth_factory: BerthFactory, t
         assert pusher.request("POST", f"/v2/lab/demo/blobs/uploads/?digest={sha256(small)}", small)[0] == 201
         assert pusher.request("GET", f"/v2/lab/demo/blobs/{sha256(small)}")[2] == small
         pusher.berth.stop()
-    finally:
-        subprocess.run(["umount", "-l", str(depot)], check=False)

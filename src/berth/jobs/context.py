@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from berth.adapters.scanners.contract import VulnerabilityScanner, WeightScanner
     from berth.adapters.stores.contract import BlobStore
     from berth.db.engine import Database
+    from berth.db.sealing import Sealer
     from berth.settings import ServiceSettings
     from berth.sync.cache.fetcher import Fetcher
     from berth.sync.places import RegistryDirectory
@@ -25,7 +26,8 @@ def utc_now() -> datetime:
 class JobContext:
     """Handed to every `run`. The clock is a field, so that tests set the time.
 
-    `registries` opens other registries by name; without it jobs know the depot only.
+    `registries` opens other registries by name; without it jobs know the depot only. `sealer` seals what must not be
+    readable in the database; without it, broken uploads to other registries are not remembered.
     """
 
     db: Database
@@ -36,6 +38,7 @@ class JobContext:
     now: Callable[[], datetime] = utc_now
     registries: RegistryDirectory | None = None
     fetcher: Fetcher | None = None
+    sealer: Callable[[], Sealer] | None = None
 
     @property
     def cache(self) -> Fetcher:

@@ -13,4 +13,6 @@ QUEUE: Final = "publish"
 
 async def run(context: JobContext, *, repository_id: int, root: str) -> None:
     """Copy what is missing; a place that fails for now is tried again with the job, and later by schedule_sync."""
-    await publish(context.db, context.places, repository_id=repository_id, root=root, now=context.now)
+    await publish(
+        context.db, context.places, repository_id=repository_id, root=root, now=context.now, sealer=context.sealer
+    )

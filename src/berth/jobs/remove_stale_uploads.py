@@ -10,6 +10,7 @@ import structlog
 from berth.cleanup import queries
 from berth.jobs.context import JobContext
 from berth.sync.cache import queries as cache
+from berth.sync.resuming import queries as resuming
 
 NAME = "remove_stale_uploads"
 QUEUE = "short"
@@ -26,6 +27,8 @@ async def run(context: JobContext, **_: Any) -> None:
         locations = await queries.drop_stale_uploads(conn, before=context.now() - age)
         # A fetch whose process died and that nobody asked for again.
         locations += await cache.drop_silent_fetches(conn, before=context.now() - SILENT_FETCH)
+        # Of ours at other registries, those that nobody goes on with; the registries end them likewise.
+        await resuming.forget_old(conn, before=context.now() - age)
     for location in locations:
         await context.store.delete(location)
     orphans = 0

@@ -20,4 +20,4 @@ async def run(context: JobContext, *, run_id: int) -> None:
     if found is not None and found.registry is not None:
         await imports.carry_out(context.db, context.store, context.places, run_id, now=context.now)
     else:
-        await runs.carry_out(context.db, context.places, run_id, now=context.now)
+        await runs.carry_out(context.db, context.places, run_id, now=context.now, sealer=context.sealer)

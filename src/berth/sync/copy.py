@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from berth.adapters.registries.contract import Limited, Registry
+from berth.adapters.registries.contract import LARGE_BYTES, Limited, Registry
 from berth.errors import (
     BlobUnknownToManifest,
     Conflict,
@@ -35,6 +35,7 @@ from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, each, first
+from berth.sync.large import LargeBlob
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Copied:
     """What a copy did.
 
     Attributes:
-        bytes_sent: of blobs, as they left the source.
+        bytes_sent: of blobs, as they went to the target.
         notes: evidence that the target did not take, in words.
     """
 
@@ -320,7 +321,7 @@ class _Copy:
             self.copied.blobs_mounted += 1
             sent = 0
         else:
-            sent = await self._again(lambda: self._send(blob))
+            sent = await self._bring_over(blob)
             self.copied.blobs_sent += 1
             self.copied.bytes_sent += sent
         self.flow.remember(digest, repository)
@@ -333,6 +334,22 @@ class _Copy:
         if origin is None or origin == self.target_repository:
             return False
         return await self._again(lambda: self.target.mount_blob(self.target_repository, digest, source=origin))
+
+    async def _bring_over(self, blob: Descriptor) -> int:
+        """Send it; how many bytes went, of a large one also those of broken tries."""
+        if blob.size < LARGE_BYTES:
+            return await self._again(lambda: self._send(blob))
+        large = LargeBlob(
+            self.source,
+            self.source_repository,
+            self.target_repository,
+            blob,
+            flow=self.flow,
+            journal=self.journal,
+            progress=self.progress,
+        )
+        await self._again(lambda: large.send(self.target))
+        return large.bytes_sent
 
     async def _send(self, blob: Descriptor) -> int:
         moved = 0

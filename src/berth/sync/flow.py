@@ -13,6 +13,8 @@ from berth.errors import Conflict, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
+# Told the number of bytes that just moved.
+Progress = Callable[[int], None]
 
 # Requests without a body of note that are under way at once.
 AT_ONCE: Final = 16
@@ -57,6 +59,14 @@ class Journal(Protocol):
         """A blob is whole at the target; `sent` bytes moved for it, 0 when it was there or could be mounted."""
         ...
 
+    async def unfinished(self, repository: str, digest: str) -> str | None:
+        """The session of an upload that broke, when an earlier try left one at the target."""
+        ...
+
+    async def keep(self, repository: str, digest: str, *, session: str | None, offset: int) -> None:
+        """The target has so many bytes of a blob, in this session; None: the upload has ended or is to start anew."""
+        ...
+
 
 class NoJournal:
     """For copies that nobody watches."""
@@ -68,6 +78,12 @@ class NoJournal:
         return None
 
     async def whole(self, digest: str, *, size: int, sent: int) -> None:
+        return None
+
+    async def unfinished(self, repository: str, digest: str) -> str | None:
+        return None
+
+    async def keep(self, repository: str, digest: str, *, session: str | None, offset: int) -> None:
         return None
 
 
@@ -94,7 +110,7 @@ class Flow:
         self.limits = limits or Limits()
         self.slots = asyncio.Semaphore(self.limits.blobs)
         self.sleep = sleep
-        self._clock = clock
+        self.clock = clock
         self._free_at = 0.0
         self._places: OrderedDict[str, str] = OrderedDict()
 
@@ -103,7 +119,7 @@ class Flow:
         rate = self.limits.bytes_per_second
         if rate is None:
             return
-        now = self._clock()
+        now = self.clock()
         wait = max(0.0, self._free_at - now)
         self._free_at = max(now, self._free_at) + count / rate
         if wait > 0:

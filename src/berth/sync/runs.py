@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from berth.adapters.registries.contract import Registry, Repacking
 from berth.db import queue
 from berth.db.engine import Database
+from berth.db.sealing import Sealer
 from berth.errors import BerthError, Conflict
 from berth.sync.copy import again
 from berth.sync.depot import DepotRegistry
@@ -31,6 +32,8 @@ from berth.sync.publishing import queries as placing
 from berth.sync.publishing import record
 from berth.sync.publishing.publish import held_back
 from berth.sync.publishing.recall import recall
+from berth.sync.resuming.kept import KeptUploads
+from berth.sync.resuming.queries import Owner
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 from berth.sync.underway import ItemJournal, Underway, begin
 from berth.wire.plan import Terms, plan
@@ -47,17 +50,21 @@ async def carry_out(
     *,
     now: Callable[[], datetime],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    sealer: Callable[[], Sealer] | None = None,
 ) -> None:
     """Do what is left of a run; one that has ended, or was removed, needs nothing.
 
     The outcome, failures included, is in the run's row and its items; only the database's own failures are raised.
+
+    Args:
+        sealer: with it a run that is taken up again goes on in the middle of a large blob.
     """
     run = await begin(db, run_id, now=now)
     async with db.reading() as conn:
         rule = await queries.rule_of_run(conn, run_id)
     if run is None or rule is None:
         return
-    work = _Run(db, places, rule, run.id, now=now, sleep=sleep)
+    work = _Run(db, places, rule, run.id, now=now, sleep=sleep, sealer=sealer)
     await work.through(lambda: work.carry_out(planned=run.planned, only_plan=run.kind == "plan"))
 
 
@@ -71,12 +78,14 @@ class _Run(Underway):
         *,
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]],
+        sealer: Callable[[], Sealer] | None,
     ) -> None:
         super().__init__(db, run_id, now=now, sleep=sleep)
         self._places = places
         self._rule = rule
         self._terms: Terms = read_terms(rule.terms, project=rule.project)
         self._flow = Flow(limits_of(rule.terms), sleep=sleep)
+        self._uploads = KeptUploads(db, sealer, Owner(run=run_id), now=now, sleep=sleep)
 
     async def carry_out(self, *, planned: bool, only_plan: bool) -> None:
         source = await self._places.open(self._rule.source)
@@ -86,7 +95,7 @@ class _Run(Underway):
                 if not planned:
                     await self._plan(source, target)
                 if not only_plan:
-                    await self._execute(source, target)
+                    await self._carry_over(source, target)
             finally:
                 await target.close()
         finally:
@@ -106,6 +115,14 @@ class _Run(Underway):
     async def _held_back(self) -> str | None:
         async with self._db.reading() as conn:
             return await held_back(conn, self._terms.project, self._rule.target)
+
+    async def _carry_over(self, source: Registry, target: Registry) -> None:
+        try:
+            await self._execute(source, target)
+        except BerthError:
+            await self._uploads.give_up(target)
+            raise
+        await self._uploads.give_up(target)
 
     async def _execute(self, source: Registry, target: Registry) -> None:
         async with self._db.reading() as conn:
@@ -182,7 +199,7 @@ class _Run(Underway):
             digest,
             item.tag,
             flow=self._flow,
-            journal=ItemJournal(self, item.id),
+            journal=ItemJournal(self, item.id, uploads=self._uploads),
             known_tags=tags,
         )
 

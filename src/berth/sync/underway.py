@@ -15,6 +15,7 @@ from berth.errors import BerthError, Unavailable
 from berth.sync.flow import Cancelled, lasting
 from berth.sync.journal import queries
 from berth.sync.journal.queries import ItemRow, Run
+from berth.sync.resuming.kept import KeptUploads
 
 BEAT_SECONDS: Final = 2.0
 # A run that took so many workers down with it, and moved nothing meanwhile, is given up.
@@ -115,9 +116,10 @@ class Underway:
 class ItemJournal:
     """The journal of one item (sync/flow.py)."""
 
-    def __init__(self, run: Underway, item_id: int) -> None:
+    def __init__(self, run: Underway, item_id: int, *, uploads: KeptUploads | None = None) -> None:
         self._run = run
         self._item_id = item_id
+        self._uploads = uploads
 
     async def wanted(self) -> bool:
         return not self._run.stopped
@@ -127,3 +129,10 @@ class ItemJournal:
 
     async def whole(self, digest: str, *, size: int, sent: int) -> None:
         await self._run.sent(self._item_id, sent)
+
+    async def unfinished(self, repository: str, digest: str) -> str | None:
+        return None if self._uploads is None else await self._uploads.find(repository, digest)
+
+    async def keep(self, repository: str, digest: str, *, session: str | None, offset: int) -> None:
+        if self._uploads is not None:
+            await self._uploads.keep(repository, digest, session=session, offset=offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ from berth.oci import wire_errors
 from berth.wire.retry import retry_after
 
 _BODY_LIMIT = 64 * 1024
+# ENOSPC and EDQUOT.
+_FULL = re.compile(rb'"Err":(28|122)\b|no space left on device|disk quota exceeded', re.IGNORECASE)
 
 _BY_CODE: Mapping[str, type[BerthError]] = {
     "BLOB_UNKNOWN": BlobUnknown,
@@ -98,15 +101,23 @@ def classify(response: httpx.Response, body: bytes) -> BerthError:
         # Harbor's own gate: unsigned content, or findings over the project's limit.
         reasons = [{"code": "harbor.policy", "message": first.message}]
         return Denied(message, reasons=reasons, hint="Ask whoever looks after the project there.")
-    kind = _BY_STATUS.get(status)
+    kind = StorageFull if _is_full(status, body) else _BY_STATUS.get(status)
     if first is not None and 400 <= status < 500 and status not in (401, 403, 413):
         kind = _BY_CODE.get(first.code, kind)
     if kind is RemoteAuthError:
         hint = "Check the credentials and what they may do there." if status == 403 else "Log in, or check the token."
         return RemoteAuthError(message, hint=hint, detail=detail)
+    if kind is StorageFull:
+        hint = "Free some space there, then run it again: what has arrived is not sent again."
+        return StorageFull(f"{response.request.url.host} has no space left: {message}", hint=hint, detail=detail)
     if kind is None:
         kind = RemoteError
     return kind(message, detail=detail)
+
+
+def _is_full(status: int, body: bytes) -> bool:
+    """Distribution answers a full disk with 500 and the error of its storage: a number (Linux's) or its words."""
+    return status == 500 and _FULL.search(body) is not None
 
 
 def _denied(message: str, reasons: list[dict[str, Any]], detail: Mapping[str, Any]) -> Denied:

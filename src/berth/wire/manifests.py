@@ -15,7 +15,7 @@ from berth.oci import manifest as oci_manifest
 from berth.oci import media_types
 from berth.wire.blobs import delete_scope, pull_scope
 from berth.wire.client import RegistryClient
-from berth.wire.uploads import push_scopes
+from berth.wire.sessions import push_scopes
 
 ACCEPT = ", ".join(sorted(media_types.INDEX_TYPES) + sorted(media_types.MANIFEST_TYPES))
 

@@ -23,7 +23,8 @@ from berth.oci.referrers import descriptor_for
 from berth.wire import blobs, manifests, referrers, uploads
 from berth.wire.client import RegistryClient
 from berth.wire.hashing import in_thread
-from berth.wire.uploads import Arrival, Upload
+from berth.wire.sending import Upload
+from berth.wire.uploads import Arrival
 
 PARALLEL = 4
 READ_BYTES = 1024 * 1024

@@ -7,14 +7,19 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from berth.access import projects
+from berth.access.decide import Actor
 from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import Registry, RegistrySettings
-from berth.errors import InvalidInput, TooLarge, Unsupported
+from berth.db.engine import Database
+from berth.errors import InvalidInput, TooLarge, Unavailable, Unsupported
+from berth.gates import policies
 from tests.contracts.registries import peers
 from tests.unit.wire.conftest import IMPATIENT
 from tests.unit.wire.peer import Answer, Asked, running
@@ -163,3 +168,78 @@ async def test_a_probe_finds_chunks_and_manifest_size_at_a_real_registry(tmp_pat
         assert (await registry.tags("lab/probe")).items == []
         await registry.close()
     assert not [note for note in found.notes if re.match("left behind|chunks", note)]
+
+
+class Breaking:
+    """A large blob's bytes over a source that fails once, and what remembers its upload (`Resumable`)."""
+
+    burst = None
+
+    def __init__(self, data: bytes, breaks_at: int) -> None:
+        self.data = data
+        self.breaks_at: int | None = breaks_at
+        self.session: str | None = None
+        self.bytes_left = 0
+
+    async def at(self, offset: int) -> AsyncIterator[bytes]:
+        for start in range(offset, len(self.data), 100_000):
+            if self.breaks_at is not None and start >= self.breaks_at:
+                self.breaks_at = None
+                raise Unavailable("The source went away.")
+            yield self.data[start : start + 100_000]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.at(0)
+
+    def passed(self, count: int) -> None: ...
+
+    async def find(self) -> str | None:
+        return self.session
+
+    async def keep(self, session: str, offset: int) -> None:
+        self.session = session
+
+    async def forget(self) -> None:
+        self.session = None
+
+    async def let(self, count: int) -> None: ...
+
+    def left(self, count: int) -> None:
+        self.bytes_left += count
+
+    async def reread(self, count: int) -> None: ...
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["distribution 2.8", "berth"])
+async def test_a_chunk_that_breaks_at_a_real_registry_costs_what_that_registry_forgets(
+    keeps: bool, database: Database, tmp_path: Path
+) -> None:
+    """Berth answers with the bytes that it has; Distribution before 3.0 ends a session whose request broke."""
+    data = os.urandom(6 * MIB)
+    source = Breaking(data, breaks_at=3 * MIB + MIB // 2)
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    async with AsyncExitStack() as stack:
+        if keeps:
+            url, token = await stack.enter_async_context(peers.another_berth(database, tmp_path))
+            settings = RegistrySettings("real", "berth", url, username="root", secret=token, options={"chunk": 1})
+            policy = policies.from_json({"preset": "open"})
+            async with database.transaction() as conn:
+                await projects.create_project(
+                    conn,
+                    Actor(name="admin", principal_id=None, kind="user", global_role="admin"),
+                    name="lab",
+                    policy=policies.to_json(policy),
+                    policy_hash=policies.policy_hash(policy),
+                    trust_hash=policies.trust_hash([]),
+                )
+        else:
+            url = stack.enter_context(peers.open_registry(tmp_path))
+            settings = RegistrySettings("real", "distribution", url, options={"chunk": 1})
+        registry = Registries(retry=IMPATIENT).open(settings)
+        await registry.push_blob("lab/net", digest, size=len(data), chunks=source)
+        assert b"".join([piece async for piece in registry.blob("lab/net", digest)]) == data
+        await registry.close()
+    assert source.session is None
+    again = source.bytes_left - len(data)
+    # At most the pieces that had not arrived yet, or everything up to the break.
+    assert (again <= MIB) if keeps else (again >= 3 * MIB)

@@ -23,7 +23,7 @@ from berth.errors import (
 )
 from berth.oci.descriptor import Descriptor
 from berth.sync.copy import Copied, copy_version
-from berth.sync.flow import Cancelled, Flow, Limits
+from berth.sync.flow import Cancelled, Flow, Limits, NoJournal
 from tests.unit.sync.made import Faulty, Naps, content, push_blob, push_image, push_version
 
 HERE, THERE = "lab/demo", "prod/demo"
@@ -296,7 +296,7 @@ async def test_what_the_target_does_not_take_is_said_before_a_byte_moves(
 # -- limits
 
 
-class Stopping:
+class Stopping(NoJournal):
     def __init__(self, after: int) -> None:
         self.left = after
         self.told: list[tuple[str, int, int]] = []

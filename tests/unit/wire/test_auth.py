@@ -14,7 +14,7 @@ from berth.wire import blobs, uploads
 from berth.wire.auth import Credential
 from berth.wire.client import RegistryClient, registry_origin
 from berth.wire.retry import RetryPolicy
-from berth.wire.uploads import Upload
+from berth.wire.sending import Upload
 from tests.unit.wire.peer import Answer, Asked, running
 
 IMPATIENT = RetryPolicy(attempts=3, base_seconds=0.0, cap_seconds=0.0)

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from berth.errors import (
+    BerthError,
     BlobUnknown,
     Denied,
     IntegrityError,
     RemoteAuthError,
     RemoteError,
+    StorageFull,
     TooLarge,
     Unavailable,
     VersionTaken,
@@ -24,7 +26,8 @@ from berth.wire import blobs, manifests, referrers, tags, transfer, uploads
 from berth.wire.auth import Credential
 from berth.wire.client import RegistryClient
 from berth.wire.retry import RetryPolicy
-from berth.wire.uploads import Arrival, Upload
+from berth.wire.sending import Sending, Upload
+from berth.wire.uploads import Arrival
 from tests.unit.wire.peer import Answer, Asked, Peer, running
 
 IMPATIENT = RetryPolicy(attempts=4, base_seconds=0.0, cap_seconds=0.0)
@@ -255,6 +258,30 @@ async def test_a_refusal_is_not_tried_again_and_keeps_its_meaning(
         assert len(peer.asked) == 1
 
 
+# As docker-registry 2.8.2 answers when its disk is full, and when it may not write.
+_STORAGE = (
+    b'{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"filesystem","Enclosed":%s}}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("inner", "full"),
+    [
+        (b'{"Op":"write","Path":"/data/x/startedat","Err":28}', True),
+        (b'{"Op":"write","Path":"/data/x/startedat","Err":122}', True),
+        (b'"write /data/x: no space left on device"', True),
+        (b'{"Op":"open","Path":"/data/x/startedat","Err":13}', False),
+        (b'{"Op":"open","Path":"/data/x/startedat","Err":281}', False),
+    ],
+)
+async def test_a_full_disk_behind_a_500_is_called_so_with_the_next_step(inner: bytes, full: bool) -> None:
+    async with running(lambda _: Answer(500, _STORAGE % inner)) as peer, client_of(peer) as client:
+        with pytest.raises(BerthError) as caught:
+            await read(client)
+    assert isinstance(caught.value, StorageFull) is full
+    assert ("Free some space" in str(caught.value)) is full
+
+
 async def test_the_gates_reasons_arrive() -> None:
     body = (
         b'{"errors":[{"code":"DENIED","message":"ml/demo is not admitted. [unsigned] No signature.",'
@@ -431,7 +458,7 @@ async def test_a_transfer_reads_no_more_than_a_few_pieces_ahead() -> None:
     server = await asyncio.start_server(slow, "127.0.0.1", 0, limit=65536)
     port = server.sockets[0].getsockname()[1]
     async with RegistryClient(f"http://127.0.0.1:{port}", retry=RetryPolicy(attempts=1)) as client:
-        source = uploads._Source(Upload(DIGEST, size, endless))
+        source = Sending(Upload(DIGEST, size, endless))
 
         async def put() -> None:
             url = client.url("ml/demo", "blobs", "uploads/1")

@@ -16,8 +16,9 @@ from berth.oci.descriptor import Descriptor
 from berth.wire import blobs, manifests, referrers, tags, transfer, uploads
 from berth.wire.client import RegistryClient
 from berth.wire.manifests import Seen
+from berth.wire.sending import Upload
 from berth.wire.transfer import RemoteSource
-from berth.wire.uploads import Arrival, Upload
+from berth.wire.uploads import Arrival
 
 EMPTY = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 

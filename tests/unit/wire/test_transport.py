@@ -23,8 +23,8 @@ from berth.wire import blobs, transport, uploads
 from berth.wire.addresses import AddressGuard
 from berth.wire.client import RegistryClient
 from berth.wire.retry import RetryPolicy
+from berth.wire.sending import Upload
 from berth.wire.transport import Connections
-from berth.wire.uploads import Upload
 
 CONTENT = bytes(range(256)) * 8192  # two MiB
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

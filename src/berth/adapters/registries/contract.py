@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from berth.adapters.registries.administration import Accessory as Accessory
 from berth.adapters.registries.administration import Administered as Administered
@@ -54,7 +54,7 @@ class Capabilities:
         largest_manifest: bytes, None when not known.
         scan: it scans by itself and tells what it found.
         last_tag_takes_content: `delete_tag` is DESTRUCTIVE for the last tag of a manifest: the content goes with it.
-        chunked_upload: a blob can be sent in several requests (the option `chunk` relies on it).
+        chunked_upload: a blob can be sent in several requests (large ones and the option `chunk` rely on it).
         rate_limit: requests that it takes in `rate_window` seconds, None when it does not tell.
         rate_remaining: how many of them were left when it was asked.
     """
@@ -138,7 +138,8 @@ class Registry(Protocol):
         """Store a blob. Raises DigestInvalid when the bytes do not match; nothing is stored then. Idempotent.
 
         `chunks` that can be iterated anew (an object whose `__aiter__` starts from the beginning, not a generator) are
-        sent again after a failure that may pass; a generator is sent once.
+        sent again after a failure that may pass; a generator is sent once. `Resumable` ones go on where they broke off,
+        where the registry can do that, and are sent once where it cannot.
         """
         ...
 
@@ -274,7 +275,59 @@ class RegistryFactory(Protocol):
         ...
 
 
+# ---- large blobs
+
+# Smaller blobs are sent in one request, and again from their beginning when that breaks: at 100 Mbit/s this is what
+# five seconds bring, and one request is faster than several.
+LARGE_BYTES: Final = 64 << 20
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A large blob's bytes, readable from anywhere, and what remembers how far an upload of them is.
+
+    To be given to `Registry.push_blob`: a registry that cannot go on with a broken upload reads it like any iterable.
+    The rest is `Keeper` of wire/sending.py.
+    """
+
+    @property
+    def burst(self) -> int | None:
+        """How many bytes may go at once because their rate is limited; None = as many as one likes."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def at(self, offset: int) -> AsyncIterator[bytes]:
+        """The bytes from there on, as fast as the source gives them."""
+        ...
+
+    def passed(self, count: int) -> None:
+        """So many more bytes are at the target, or on the way there for the first time."""
+        ...
+
+    async def find(self) -> str | None: ...
+
+    async def keep(self, session: str, offset: int) -> None: ...
+
+    async def forget(self) -> None: ...
+
+    async def let(self, count: int) -> None: ...
+
+    def left(self, count: int) -> None: ...
+
+    async def reread(self, count: int) -> None: ...
+
+
 # ---- optional powers
+
+
+@runtime_checkable
+class Resuming(Protocol):
+    """It goes on with broken uploads, and can be told that one is given up."""
+
+    async def give_up(self, repository: str, session: str) -> None:
+        """Nobody will go on with this upload. A session that is gone is no failure."""
+        ...
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ place, hashed, fsynced and renamed, so a reader never sees a half-written blob.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable
@@ -25,6 +26,7 @@ from berth.errors import (
     ManifestUnknown,
     NameInvalid,
     SetupError,
+    StorageFull,
     Unavailable,
 )
 from berth.oci import digest as digests
@@ -60,6 +62,11 @@ class FolderRegistry:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(
+                    f"The disk of {self.root} is full; nothing of what was being written is there.",
+                    hint="Free some space there, then run it again: what has arrived is not sent again.",
+                ) from error
             raise Unavailable(f"The folder {self.root} cannot be used: {error.strerror}.") from error
 
     def _layout(self, repository: str) -> Layout:

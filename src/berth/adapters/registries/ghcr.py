@@ -23,6 +23,9 @@ _PAGE = 100
 class GhcrRegistry(DistributionRegistry):
     """A `Registry` at GitHub; the password is a classic token with the packages scopes."""
 
+    # It takes 4 MiB at a time, so a large blob would be thousands of requests.
+    RESUMES: ClassVar[bool] = False
+
     KIND: ClassVar[Kind] = Kind(
         "ghcr",
         "GitHub Container Registry",

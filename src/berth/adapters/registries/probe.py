@@ -29,6 +29,7 @@ from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
 from berth.wire import blobs, uploads
 from berth.wire import manifests as wire_manifests
+from berth.wire.sending import Upload
 
 ABSENT = "berth/absent"
 CHUNK = 64 * 1024
@@ -163,7 +164,7 @@ async def _takes_chunks(registry: DistributionRegistry, name: str, notes: list[s
     async def opened(offset: int) -> AsyncIterator[bytes]:
         yield content[offset:]
 
-    chunked = uploads.Upload(digest, len(content), opened, chunk_bytes=CHUNK, restartable=False)
+    chunked = Upload(digest, len(content), opened, chunk_bytes=CHUNK, restartable=False)
     try:
         await uploads.put(registry.client, name, chunked)
         if await blobs.head(registry.client, name, digest) == len(content):

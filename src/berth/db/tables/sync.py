@@ -12,6 +12,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     Table,
     Text,
     UniqueConstraint,
@@ -134,6 +135,26 @@ sync_drift = Table(
     Column("error", Text),
     Column("since", DateTime(timezone=True), nullable=False),
     CheckConstraint("action in ('copy','conflict','prune')", name="action"),
+)
+
+# Uploads of large blobs that broke off or are under way, so that whoever goes on need not send them anew.
+sync_uploads = Table(
+    "sync_uploads",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    # Whose upload it is: of a run, or on the way to a place. It goes with them.
+    Column("run_id", BigInteger, ForeignKey("sync_runs.id", ondelete="CASCADE")),
+    Column("placement_id", BigInteger, ForeignKey("placements.id", ondelete="CASCADE")),
+    Column("repository", Text, nullable=False),  # at the target, by our own name
+    Column("digest", Text, nullable=False),
+    # The session's address at the target, sealed (db/sealing.py): it may be signed, and then lets anybody write.
+    Column("session", LargeBinary, nullable=False),
+    Column("offset_bytes", BigInteger, nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("(run_id is null) <> (placement_id is null)", name="owner"),
+    UniqueConstraint("run_id", "repository", "digest", name="uq_sync_uploads_run"),
+    UniqueConstraint("placement_id", "repository", "digest", name="uq_sync_uploads_placement"),
+    Index("ix_sync_uploads_updated", "updated_at"),
 )
 
 # Where a published version lives besides the depot.

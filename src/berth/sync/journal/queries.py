@@ -214,6 +214,7 @@ async def end_run(conn: AsyncConnection, run_id: int, *, state: str, error: str 
         text("update sync_runs set state = :state, error = :error, finished_at = :now where id = :id"),
         {"id": run_id, "state": state, "error": error, "now": now},
     )
+    await conn.execute(text("delete from sync_uploads where run_id = :id"), {"id": run_id})
 
 
 async def request_cancel(conn: AsyncConnection, run_id: int) -> None:

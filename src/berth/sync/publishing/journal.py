@@ -15,6 +15,7 @@ from berth.db.engine import Database
 from berth.errors import Unavailable
 from berth.sync.flow import lasting
 from berth.sync.publishing import queries
+from berth.sync.resuming.kept import KeptUploads
 
 BEAT_SECONDS: Final = 2.0
 
@@ -22,9 +23,12 @@ BEAT_SECONDS: Final = 2.0
 class PlaceJournal:
     """The journal of one place (sync/flow.py)."""
 
-    def __init__(self, db: Database, placement: int, *, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self, db: Database, placement: int, *, uploads: KeptUploads, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
         self._db = db
         self._placement = placement
+        self._uploads = uploads
         self._sleep = sleep
         self._blobs = 0
         self._done = 0
@@ -44,8 +48,15 @@ class PlaceJournal:
     async def whole(self, digest: str, *, size: int, sent: int) -> None:
         self._blobs += 1
         self._done += size
-        self._moving = max(0, self._moving - sent)
+        # Whatever went for it, it was told to be on its way once, from its first byte to its last.
+        self._moving = max(0, self._moving - (size if sent else 0))
         await lasting(lambda: self._write(sent), sleep=self._sleep)
+
+    async def unfinished(self, repository: str, digest: str) -> str | None:
+        return await self._uploads.find(repository, digest)
+
+    async def keep(self, repository: str, digest: str, *, session: str | None, offset: int) -> None:
+        await self._uploads.keep(repository, digest, session=session, offset=offset)
 
     def moved(self, count: int) -> None:
         """So many bytes of a blob are on their way."""
@@ -67,10 +78,10 @@ class PlaceJournal:
 
 @asynccontextmanager
 async def watched(
-    db: Database, placement: int, *, sleep: Callable[[float], Awaitable[None]]
+    db: Database, placement: int, *, uploads: KeptUploads, sleep: Callable[[float], Awaitable[None]]
 ) -> AsyncIterator[PlaceJournal]:
     """The journal of a place while it is copied to."""
-    journal = PlaceJournal(db, placement, sleep=sleep)
+    journal = PlaceJournal(db, placement, uploads=uploads, sleep=sleep)
     watch = asyncio.create_task(journal.watch())
     try:
         yield journal

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from berth.adapters.registries.contract import Registry
 from berth.db import registries as known
 from berth.db.engine import Database
+from berth.db.sealing import Sealer
 from berth.errors import BerthError, ManifestUnknown
 from berth.gates.verdicts import verdict_of
 from berth.oci.version import to_tag
@@ -26,6 +27,8 @@ from berth.sync.publishing import queries
 from berth.sync.publishing.journal import watched
 from berth.sync.publishing.queries import Published
 from berth.sync.publishing.record import arrived, next_try
+from berth.sync.resuming.kept import KeptUploads
+from berth.sync.resuming.queries import Owner
 from berth.sync.rules import DEPOT, limits_of, read_terms
 from berth.wire.plan import plan
 
@@ -51,8 +54,12 @@ async def publish(
     root: str,
     now: Callable[[], datetime],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    sealer: Callable[[], Sealer] | None = None,
 ) -> None:
     """Bring every version of a digest to where its project wants it, if the gate lets it out.
+
+    Args:
+        sealer: with it an upload that breaks in the middle of a large blob goes on there with the next try.
 
     Raises:
         BerthError: the last failure that may pass, after every place was tried; the caller comes back later.
@@ -78,7 +85,8 @@ async def publish(
             try:
                 if place.registry not in opened:
                     opened[place.registry] = await places.open(place.registry)
-                async with watched(db, placement, sleep=sleep) as journal:
+                uploads = KeptUploads(db, sealer, Owner(placement=placement), now=now, sleep=sleep)
+                async with watched(db, placement, uploads=uploads, sleep=sleep) as journal:
                     await bring(
                         depot,
                         opened[place.registry],
@@ -105,6 +113,7 @@ async def publish(
                 continue
             async with db.transaction() as conn:
                 await arrived(conn, placement, repository_id=repository_id, root=root, now=now())
+            await uploads.give_up(opened[place.registry])
             log.info("published", registry=place.registry, repository=place.repository, root=root)
     finally:
         for registry in opened.values():
