@@ -13,12 +13,21 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Health:
-    """Whether a registry works; `components`: "healthy", or what is wrong. None: it does not tell."""
+    """Whether a registry works. None: it does not tell.
+
+    Attributes:
+        components: "healthy", or what there is to say.
+        read_only: nothing can be published there.
+        free_bytes: space that is left.
+        milliseconds: how long it took to answer.
+    """
 
     healthy: bool
     components: Mapping[str, str]
     version: str | None = None
     read_only: bool | None = None
+    free_bytes: int | None = None
+    milliseconds: int | None = None
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 from berth.adapters.registries import REGISTRIES
 from berth.adapters.registries.contract import (
     Capabilities,
+    Health,
     Kind,
     Probing,
     Registry,
@@ -20,6 +21,7 @@ from berth.adapters.registries.contract import (
 )
 from berth.adapters.registries.distribution import DistributionRegistry, capabilities_of
 from berth.adapters.registries.folder import FolderRegistry
+from berth.adapters.registries.health import health_of
 from berth.adapters.registries.names import RULES, Names
 from berth.adapters.registries.probe import probe_registry
 from berth.adapters.registries.rest import place_of as interface_of
@@ -31,6 +33,7 @@ FOLDER = Kind("folder", "A folder of OCI image layouts", FolderRegistry.capabili
 OWN = frozenset({"depot"})
 FLAGS = frozenset({"flat", "insecure", "allow_private", "create_projects", "redirect", "single_writer"})
 NUMBERS = frozenset({"chunk"})
+_ONCE = RetryPolicy(attempts=1)
 
 
 class Adapter(Protocol):
@@ -110,6 +113,13 @@ class Registries:
         names = Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
         told: Sequence[RemoteEvent] = found.events(body, inward=names.inward)
         return told
+
+    async def health(self, settings: RegistrySettings) -> Health:
+        registry = Registries(retry=_ONCE).open(settings)
+        try:
+            return await health_of(registry)
+        finally:
+            await registry.close()
 
     async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
         # From the defaults on: what one probe was not allowed to see, the next one asks again.

@@ -266,6 +266,10 @@ class RegistryFactory(Protocol):
         """
         ...
 
+    async def health(self, settings: RegistrySettings) -> Health:
+        """How it is; one that is away is an answer. Raises InvalidInput, SetupError as `open`."""
+        ...
+
     async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
         """Asks the registry what it can do. With `repository` (project/name) small content is pushed and removed there.
 

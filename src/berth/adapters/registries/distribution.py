@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from berth.adapters.registries.contract import (
     Capabilities,
+    Health,
     Inward,
     Kind,
     Page,
@@ -310,7 +311,16 @@ class DistributionRegistry:
     async def _delete_content(self, name: str, digest: str) -> bool:
         return await wire_manifests.delete(self.client, name, digest)
 
-    # ---- referrers, events, limits, end
+    # ---- health, referrers, events, limits, end
+
+    async def health(self) -> Health:
+        """`GET /v2/` with our credentials: does it answer, and does it take them?"""
+        url = self.client.origin.copy_with(raw_path=b"/v2/")
+        async with self.client.exchange("GET", url, expect=(200,), scopes=()) as answer:
+            shown = "authorization" in answer.request.headers
+        given = self.settings.secret is not None or self.credential_source() is not None
+        credentials = "healthy" if given and shown else "not asked for" if given else "none are given"
+        return Health(healthy=True, components={"reachable": "healthy", "credentials": credentials})
 
     async def referrers(self, repository: str, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
         name = self.names.outward(repository)

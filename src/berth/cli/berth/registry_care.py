@@ -24,6 +24,8 @@ EVERY_SECONDS = 2.0
 def health(name: Name, output: OutputOption = Format.text) -> None:
     """Ask a registry how it is. Exit code 0: healthy, 1: not.
 
+    Asked with our credentials, once: does it answer, does it take them, can something be written?
+
     Example: berth registry health harbor
     """
     with Berth.from_settings() as berth:
@@ -31,8 +33,10 @@ def health(name: Name, output: OutputOption = Format.text) -> None:
     parts = [f"{part}: {state}" for part, state in sorted(found["components"].items())]
     mode = ["It is read-only: nothing can be published there."] if found.get("read_only") else []
     version = f" ({found['version']})" if found.get("version") else ""
+    space = [f"{human_size(found['free_bytes'])} free."] if found.get("free_bytes") is not None else []
     word = "healthy" if found["healthy"] else "NOT healthy"
-    Output(output).result(found, "\n".join([f"{name} is {word}{version}.", *parts, *mode]))
+    took = f", asked for {found['milliseconds']} ms" if found.get("milliseconds") is not None else ""
+    Output(output).result(found, "\n".join([f"{name} is {word}{version}{took}.", *parts, *space, *mode]))
     if not found["healthy"]:
         raise typer.Exit(1)
 
