@@ -61,6 +61,43 @@ def test_retention_deletes_only_when_told_and_confirmed(cli: Cli, service: Servi
     assert [body for _, body, _ in service.asked] == [{"dry_run": True}, {"dry_run": False}]
 
 
+def test_retention_is_set_after_what_goes_was_shown_and_confirmed(cli: Cli, service: Service) -> None:
+    gone = {"place": "vision/net", "count": 2, "tags": ["1.0.0", "1.1.0"]}
+    waits = {"place": "vision/old", "count": None, "tags": []}
+    answer = {"changes": ["vision/net: kept: everything → 3"], "dry_run": True, "expiring": [gone, waits]}
+    service.answers[f"PUT {R}/projects/vision/retention"] = (200, answer)
+    words = ("berth", "registry", "retention", "set", "harbor", "vision", "--keep", "3")
+    unsaid = cli(*words)
+    assert unsaid.code != 0
+    assert "vision/net: 2 go: 1.0.0, 1.1.0" in unsaid.err
+    assert cli(*words, "--dry-run").out.splitlines() == [
+        "vision/net: kept: everything → 3",
+        "vision/net: 2 go: 1.0.0, 1.1.0",
+        "vision/old: it is still looking what goes; ask again",
+    ]
+    assert cli(*words, "--yes", "-o", "json").json == answer
+    assert [body["dry_run"] for _, body, _ in service.asked] == [True, True, False]
+    service.asked.clear()
+    service.answers[f"PUT {R}/projects/vision/retention"] = (200, {**answer, "changes": [], "expiring": None})
+    assert cli(*words).out == "Nothing to change.\n", "nothing is asked where nothing changes"
+    place = {"place": "vision/net", "keep_newest": 3, "schedule": "1d", "rules": ["a"]}
+    service.answers[f"GET {R}/projects/vision/retention"] = (200, {"items": [place]})
+    assert "vision/net" in cli("berth", "registry", "retention", "show", "harbor", "vision").out
+
+
+def test_usage_is_shown_in_all_and_by_repository(cli: Cli, service: Service) -> None:
+    each = {"repository": "vision/net", "used": 2048, "images": 3, "tags": None}
+    service.answers[f"GET {R}/usage"] = (
+        200,
+        {"project": "vision", "used": 2048, "limit": None, "repositories": [each]},
+    )
+    assert cli("berth", "registry", "usage", "harbor", "vision").out.splitlines() == [
+        "2.0 KiB used, no limit.",
+        "REPOSITORY  BYTES    IMAGES  TAGS",
+        "vision/net  2.0 KiB  3       -",
+    ]
+
+
 def test_a_project_is_set_by_what_is_said_and_nothing_else(cli: Cli, service: Service) -> None:
     service.answers[f"PUT {R}/projects/vision"] = (200, {"changes": ["auto_scan: false → true"], "dry_run": True})
     flags = ("--auto-scan", "--allow-vulnerable", "--storage", "1000", "--dry-run")

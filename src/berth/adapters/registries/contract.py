@@ -14,11 +14,15 @@ from berth.adapters.registries.administration import Accessory as Accessory
 from berth.adapters.registries.administration import Administered as Administered
 from berth.adapters.registries.administration import Administration as Administration
 from berth.adapters.registries.administration import Artifact as Artifact
+from berth.adapters.registries.administration import Expiring as Expiring
 from berth.adapters.registries.administration import Health as Health
 from berth.adapters.registries.administration import Informed as Informed
 from berth.adapters.registries.administration import ManagedProject as ManagedProject
 from berth.adapters.registries.administration import ProjectPlan as ProjectPlan
+from berth.adapters.registries.administration import Retained as Retained
+from berth.adapters.registries.administration import Retaining as Retaining
 from berth.adapters.registries.administration import Retention as Retention
+from berth.adapters.registries.administration import RetentionChange as RetentionChange
 from berth.adapters.registries.administration import RetentionRun as RetentionRun
 from berth.adapters.registries.administration import Robot as Robot
 from berth.adapters.registries.administration import Rule as Rule
@@ -403,11 +407,22 @@ class Scanning(Protocol):
 
 
 @dataclass(frozen=True)
+class RepositoryUsage:
+    """What one repository of ours holds there; None when the registry does not tell."""
+
+    repository: str
+    used: int | None
+    images: int | None = None
+    tags: int | None = None
+
+
+@dataclass(frozen=True)
 class Usage:
     """Bytes that are used and may be used; None when the registry does not tell or sets no limit."""
 
     used: int | None
     limit: int | None
+    repositories: Sequence[RepositoryUsage] = ()
 
 
 @runtime_checkable

@@ -42,7 +42,7 @@ def health(name: Name, output: OutputOption = Format.text) -> None:
 
 
 def usage(name: Name, project: Project, output: OutputOption = Format.text) -> None:
-    """Show how full the place of a project is there.
+    """Show how full the place of a project is there, in all and by repository where the registry tells.
 
     Example: berth registry usage harbor vision
     """
@@ -50,7 +50,11 @@ def usage(name: Name, project: Project, output: OutputOption = Format.text) -> N
         found = berth.registries.usage(name, project)
     limit = "no limit" if found["limit"] is None else f"of {human_size(found['limit'])}"
     used = "-" if found["used"] is None else human_size(found["used"])
-    Output(output).result(found, f"{used} used, {limit}.")
+    out = Output(output)
+    out.result(found, f"{used} used, {limit}.")
+    if not out.json and found.get("repositories"):
+        rows = [{**row, "bytes": row["used"]} for row in found["repositories"]]
+        out.table(rows, ["repository", "bytes", "images", "tags"])
 
 
 def check(name: Name, ref: Ref, output: OutputOption = Format.text) -> None:

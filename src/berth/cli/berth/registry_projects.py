@@ -1,7 +1,8 @@
-"""`berth registry project|robot|protect|unprotect|retention`: projects at a registry that lets us (Harbor)."""
+"""`berth registry project|robot|protect|unprotect|retention`: what a project is like at registries that let us."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from berth.client.session import Json
 from berth.errors import RemoteError
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be changed.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 RobotId = Annotated[int, typer.Argument(help="Number of the robot; `berth registry robot ls`.")]
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="Let the service use it there from now on; its secret is not shown.")
@@ -151,25 +153,44 @@ def unprotect(
     Output(output).result({"removed": rule}, f"Rule {rule} is gone.")
 
 
+def retention_show(name: Name, project: Project, output: OutputOption = Format.text) -> None:
+    """Show what is kept there, and when the rest goes.
+
+    Example: berth registry retention show aws vision
+    """
+    with Berth.from_settings() as berth:
+        rows = berth.registries.retained(name, project)
+    Output(output).table(rows, ["place", "keep_newest", "schedule", "rules"], empty=f"{name} holds nothing of it.")
+
+
 def retention_set(
     name: Name,
     project: Project,
     keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest of each repository stay.")],
     schedule: Annotated[
-        str | None, typer.Option("--schedule", help="When the others go; Harbor's cron of six fields.")
+        str | None,
+        typer.Option("--schedule", help="When the others go. Harbor: cron of six fields; GitLab: 1d, 7d, 14d, …"),
     ] = None,
     dry_run: DryRun = False,
+    yes: Yes = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Set how many versions are kept there.
+    """Set how many versions are kept there. The registry removes the others by itself.
 
     Example: berth registry retention set harbor vision --keep 20 --dry-run
     """
-    with Berth.from_settings() as berth:
-        answer = berth.registries.retain(name, project, keep_newest=keep, schedule=schedule, dry_run=dry_run)
     out = Output(output)
-    _changed(out, answer)
-    out.step(f"See what would go: berth registry retention run {name} {project} --wait")
+    with Berth.from_settings() as berth:
+        if not (dry_run or yes):
+            planned = berth.registries.retain(name, project, keep_newest=keep, schedule=schedule, dry_run=True)
+            if planned["changes"]:
+                print("\n".join(_planned(planned)), file=sys.stderr)
+                confirm(f"Have {name} remove what it does not keep of {project} from now on?")
+        answer = berth.registries.retain(name, project, keep_newest=keep, schedule=schedule, dry_run=dry_run)
+    out.result(answer, "\n".join(_planned(answer)) or "Nothing to change.")
+    if dry_run and answer["changes"]:
+        out.note("This was a dry run; nothing was changed.")
+    out.step(f"See what is kept: berth registry retention show {name} {project}")
 
 
 def retention_run(
@@ -200,6 +221,15 @@ def retention_run(
     out.result(found, "\n".join(lines))
     if found["state"] == "failed":
         raise RemoteError(f"The retention run {found['id']} of {project} at {name} failed.")
+
+
+def _planned(answer: Json) -> list[str]:
+    lines = list(answer["changes"])
+    for gone in answer.get("expiring") or []:
+        tags = f": {', '.join(gone['tags'])}" if gone["tags"] else ""
+        count = "it is still looking what goes; ask again" if gone["count"] is None else f"{gone['count']} go"
+        lines.append(f"{gone['place']}: {count}{tags}")
+    return lines
 
 
 def _changed(out: Output, answer: Json) -> None:

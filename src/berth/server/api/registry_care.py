@@ -102,12 +102,22 @@ class RegistryHealth(BaseModel):
     milliseconds: int | None
 
 
+class UsedRepository(BaseModel):
+    """`used` in bytes; null where the registry does not tell."""
+
+    repository: str
+    used: int | None
+    images: int | None
+    tags: int | None
+
+
 class RegistryUsage(BaseModel):
-    """Bytes; null where the registry does not tell, or sets no limit."""
+    """Bytes; null where the registry does not tell, or sets no limit. `repositories`: where it tells of each."""
 
     project: str
     used: int | None
     limit: int | None
+    repositories: list[UsedRepository]
 
 
 class VersionThere(BaseModel):
@@ -199,7 +209,8 @@ async def usage(request: Request, name: str, project: Annotated[str, Query(max_l
         if not isinstance(there.registry, Measured):
             raise there.cannot("does not tell how full it is", "Its own pages may.")
         found = await there.registry.usage(project)
-        return RegistryUsage(project=project, used=found.used, limit=found.limit)
+        each = [UsedRepository(**asdict(one)) for one in found.repositories]
+        return RegistryUsage(project=project, used=found.used, limit=found.limit, repositories=each)
 
 
 @router.post(

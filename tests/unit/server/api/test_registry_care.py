@@ -106,7 +106,12 @@ async def test_health_usage_and_what_it_knows(staff: Staffed, double: HarborDoub
         "read_only": False,
         "free_bytes": None,
     }
-    assert (await ask(staff, "GET", "/usage?project=vision"))[1] == {"project": "vision", "used": 2, "limit": None}
+    assert (await ask(staff, "GET", "/usage?project=vision"))[1] == {
+        "project": "vision",
+        "used": 2,
+        "limit": None,
+        "repositories": [],
+    }
     found = (await ask(staff, "GET", f"/artifact?reference={REF}"))[1]
     assert (found["digest"], found["tags"], found["pulled_at"], found["pulls_told"]) == (digest, ["1.0.0"], None, 0)
 
@@ -203,6 +208,15 @@ async def test_tags_are_protected_and_old_versions_kept_or_not(staff: Staffed, d
     assert (await ask(staff, "POST", "/projects/vision/retention/runs", {}))[0] == 404
     kept = await ask(staff, "PUT", "/projects/vision/retention", {"keep_newest": 20})
     assert kept[1]["changes"][0] == "kept: everything → 20"
+    assert kept[1]["expiring"] is None
+    assert (await ask(staff, "GET", "/projects/vision/retention"))[1]["items"] == [
+        {
+            "place": "vision",
+            "keep_newest": 20,
+            "schedule": "0 0 0 * * *",
+            "rules": ["the newest 20 by push"],
+        }
+    ]
     status, run = await ask(staff, "POST", "/projects/vision/retention/runs", {})
     assert (status, run["dry_run"]) == (202, True)
     assert run["repositories"] == [{"repository": "lab/demo", "found": 12, "kept": 10}]
@@ -221,6 +235,8 @@ async def test_tags_are_protected_and_old_versions_kept_or_not(staff: Staffed, d
         ("GET", f"/artifact?reference={REF}", None),
         ("POST", "/gc", {}),
         ("GET", "/projects/vision", None),
+        ("GET", "/projects/vision/retention", None),
+        ("PUT", "/projects/vision/retention", {"keep_newest": 3}),
     ],
 )
 async def test_what_a_kind_cannot_do_is_said_with_the_next_step(
