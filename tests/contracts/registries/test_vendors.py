@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -409,6 +410,50 @@ async def test_gitlab_referrers_live_under_the_fallback_tag() -> None:
         referrer = await refer(registry, digest)
         assert digest.replace(":", "-") in double.repositories["group/project/lab/demo"].tags
         assert [d.digest for d in await registry.referrers(REPOSITORY, digest)] == [referrer]
+
+
+async def test_gitlab_usage_tells_sizes_where_gitlab_knows_them() -> None:
+    double = vendors.GitLab()
+    async with opened(double, "gitlab", prefix=double.PROJECT, api_url="{url}") as registry:
+        assert isinstance(registry, Measured)
+        await versions(registry, "1.0.0", "1.1.0")
+        await registry.push_blob("other/demo", vendors.sha256(b"abc"), size=3, chunks=chunks(b"abc"))
+        used = await registry.usage("lab")
+        assert (used.used, used.limit) == (2, None)
+        assert [(u.repository, u.used, u.images, u.tags) for u in used.repositories] == [(REPOSITORY, 2, None, 2)]
+        double.metadata = False
+        unknown = await registry.usage("lab")
+        assert (unknown.used, [(u.used, u.tags) for u in unknown.repositories]) == (None, [(None, 2)])
+        assert (await registry.usage("nobody")).repositories == []
+
+
+async def test_gitlab_keeps_versions_by_its_clean_up_policy_and_never_removes_referrers() -> None:
+    double = vendors.GitLab()
+    async with opened(double, "gitlab", prefix=double.PROJECT, api_url="{url}") as registry:
+        assert isinstance(registry, Retaining)
+        [off] = await registry.retained("lab")
+        assert (off.place, off.keep_newest, off.schedule) == ("group/project", None, None)
+        before = dict(double.policy)
+        dry = await registry.retain("lab", 25, schedule="7d", dry_run=True)
+        assert double.policy == before
+        assert "group/project: keep_n: 10 → 25" in dry.changes
+        assert dry.expiring is None, "GitLab has no preview"
+        done = await registry.retain("lab", 25, schedule="7d", dry_run=False)
+        assert done == dry
+        assert (double.policy["enabled"], double.policy["older_than"]) == (True, "90d")
+        # Anchored on both sides by GitLab.
+        removable = re.compile(double.policy["name_regex"])
+        assert removable.fullmatch("1.10.0-rc.1_cpu")
+        assert not removable.fullmatch("sha256-" + "a" * 64)
+        assert not removable.fullmatch("withdrawn-1.0.0")
+        assert (await registry.retain("lab", 25, schedule=None, dry_run=False)).changes == [], "the schedule stays"
+        [on] = await registry.retained("lab")
+        assert (on.keep_newest, on.schedule) == (25, "7d")
+        assert "older_than: 90d" in on.rules
+        for count, schedule in ((7, None), (25, "2d")):
+            with pytest.raises(InvalidInput) as refused:
+                await registry.retain("lab", count, schedule=schedule, dry_run=False)
+            assert refused.value.hint
 
 
 async def test_github_gets_large_layers_in_one_piece() -> None:

@@ -94,6 +94,18 @@ class GitLab(OciDouble):
     def __init__(self, *, deploys_only: bool = False) -> None:
         # A deploy token reads and writes, but GitLab's own interface is closed to it.
         self.deploys_only = deploys_only
+        # Sizes are known where the metadata database is switched on (gitlab.com, and self-managed by choice).
+        self.metadata = True
+        # A new project's policy (GitLab: app/models/container_expiration_policy.rb and its defaults).
+        self.policy: dict[str, Any] = {
+            "cadence": "1d",
+            "enabled": False,
+            "keep_n": 10,
+            "older_than": "90d",
+            "name_regex": ".*",
+            "name_regex_keep": None,
+            "next_run_at": "2026-11-27T00:00:00.000Z",
+        }
         name = re.escape(self.PROJECT) + r"(/[^/]+){0,2}"
         super().__init__(
             Quirks(bearer=PAIR, catalog=False, referrers=False, subject=False, tag_delete=400, name=name), self._api
@@ -110,11 +122,34 @@ class GitLab(OciDouble):
             shown = names[(page - 1) * size : page * size]
             following = str(page + 1) if len(names) > page * size else ""
             return found([{"id": names.index(n) + 1, "path": n} for n in shown], **{"X-Next-Page": following})
+        if raw == "/api/v4/projects/group%2Fproject":
+            return self._project(asked)
+        if match := re.fullmatch(r"/api/v4/registry/repositories/(\d+)", raw):
+            held = self.repositories[names[int(match[1]) - 1]]
+            shown: dict[str, Any] = {"id": int(match[1]), "path": names[int(match[1]) - 1], "project_id": 9}
+            if asked.query.get("tags_count") == ["true"]:
+                shown["tags_count"] = len(held.tags)
+            if asked.query.get("size") == ["true"] and self.metadata:
+                shown["size"] = sum(len(blob) for blob in held.blobs.values())
+            return found(shown)
         match = re.fullmatch(re.escape(base) + r"/(\d+)/tags/([^/]+)", raw)
         if match is None or asked.method != "DELETE":
             return error(404, "NOT_FOUND")
         gone = self.repositories[names[int(match[1]) - 1]].tags.pop(unquote(match[2]), None)
         return Answer(200, b"200") if gone else Answer(404, b'{"message":"404 Tag Not Found"}')
+
+    def _project(self, asked: Asked) -> Answer:
+        if asked.method == "PUT":
+            wanted = json.loads(asked.body)["container_expiration_policy_attributes"]
+            mistakes = [
+                wanted["cadence"] not in ("1d", "7d", "14d", "1month", "3month"),
+                wanted["keep_n"] not in (None, 1, 5, 10, 25, 50, 100),
+                wanted.keys() - self.policy.keys(),
+            ]
+            if any(mistakes):
+                return Answer(400, b'{"message":{"container_expiration_policy":["is invalid"]}}')
+            self.policy |= wanted
+        return found({"id": 9, "path_with_namespace": self.PROJECT, "container_expiration_policy": self.policy})
 
 
 class Ghcr(OciDouble):
