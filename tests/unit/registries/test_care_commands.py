@@ -36,6 +36,16 @@ def test_a_hook_shows_its_secret_once_and_what_was_set_up(cli: Cli, service: Ser
     assert cli("berth", "registry", "unhook", "harbor").code == 0
 
 
+def test_a_hook_shows_where_the_secret_goes(cli: Cli, service: Service) -> None:
+    base = {"authorization": None, "installed": [], "secret": "s3cret"}
+    service.answers[f"POST {R}/hook"] = (200, {**base, "address": "https://b.example/hooks/harbor?token=s3cret"})
+    assert cli("berth", "registry", "hook", "harbor").out.splitlines() == [
+        "Deliveries of harbor come to https://b.example/hooks/harbor?token=s3cret."
+    ]
+    service.answers[f"POST {R}/hook"] = (200, {**base, "address": "https://b.example/hooks/harbor"})
+    assert cli("berth", "registry", "hook", "harbor").out.splitlines()[1:] == ["Secret: s3cret"]
+
+
 def test_a_clean_up_is_dry_until_it_is_told_and_confirmed(cli: Cli, service: Service) -> None:
     service.answers[f"POST {R}/gc"] = (202, {"run": "7", "state": "running"})
     service.answers[f"GET {R}/gc/7"] = (200, {"run": "7", "state": "done"})

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 from berth.adapters.registries import REGISTRIES
 from berth.adapters.registries.contract import (
     Capabilities,
+    Delivery,
     Health,
     Kind,
     Probing,
@@ -104,14 +105,15 @@ class Registries:
         registry: Registry = found(settings, **more)
         return registry
 
-    def events(self, settings: RegistrySettings, body: bytes) -> Sequence[RemoteEvent]:
+    def events(self, settings: RegistrySettings, delivery: Delivery) -> Sequence[RemoteEvent]:
         found: Any = None if settings.kind == "folder" else _class(settings.kind)
         if found is None or not found.KIND.notifies:
             raise Unsupported(
                 f"The kind {settings.kind} tells us nothing by webhook.", hint="Give its sync rules a schedule."
             )
         names = Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
-        told: Sequence[RemoteEvent] = found.events(body, inward=names.inward)
+        about = replace(delivery, host=registry_origin(settings.url, insecure=True).netloc.decode("ascii"))
+        told: Sequence[RemoteEvent] = found.events(about, inward=names.inward)
         return told
 
     async def health(self, settings: RegistrySettings) -> Health:

@@ -238,6 +238,8 @@ class Kind:
 
     Attributes:
         notifies: its webhooks are understood here (`Notifying`).
+        proven_by: how its webhook shows our secret: header (`Authorization`) | address (`?token=`) | signature (as the
+            key of an HMAC over the body).
     """
 
     name: str
@@ -246,6 +248,7 @@ class Kind:
     options: Mapping[str, str] = field(default_factory=dict)
     needs_url: bool = True
     notifies: bool = False
+    proven_by: str = "header"
 
 
 class RegistryFactory(Protocol):
@@ -263,7 +266,7 @@ class RegistryFactory(Protocol):
         """A registry; whoever opens it closes it. Raises InvalidInput, SetupError (an extra is not installed)."""
         ...
 
-    def events(self, settings: RegistrySettings, body: bytes) -> Sequence[RemoteEvent]:
+    def events(self, settings: RegistrySettings, delivery: Delivery) -> Sequence[RemoteEvent]:
         """What a delivery of its webhook says. Asks nobody, opens nothing.
 
         Raises Unsupported where a kind sends none that we read, InvalidInput for one that is unreadable.
@@ -477,6 +480,20 @@ class RemoteEvent:
         return " ".join(str(part) for part in (self.action, self.repository, self.digest, self.tag, self.at))
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """What came to a hook.
+
+    Attributes:
+        headers: by name in lower case; some registries say there what happened.
+        host: host[:port] of the registry that it is about.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    host: str = ""
+
+
 # The `project/name` that a repository of the registry stands for here; None when it is none of ours.
 Inward = Callable[[str], str | None]
 
@@ -486,7 +503,7 @@ class Notifying(Protocol):
     """It sends webhooks. Who sent a delivery is checked before anything of it is read."""
 
     @classmethod
-    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
         """The events of a delivery. Raises InvalidInput when it is unreadable."""
         ...
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from berth.adapters.registries.contract import (
     Capabilities,
+    Delivery,
     Health,
     Inward,
     Kind,
@@ -344,9 +345,9 @@ class DistributionRegistry:
         return sorted(typed, key=lambda d: d.digest)
 
     @classmethod
-    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
         """For the kinds that notify; a vendor with a form of its own reads that instead."""
-        return of_envelope(body, inward=inward)
+        return of_envelope(delivery.body, inward=inward)
 
     def called(self, repository: str) -> str:
         return self.names.outward(repository)

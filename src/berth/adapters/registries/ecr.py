@@ -11,11 +11,15 @@ import time
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from berth.adapters.registries import notifications
 from berth.adapters.registries.contract import (
     Capabilities,
+    Delivery,
+    Inward,
     Kind,
     Page,
     RegistrySettings,
+    RemoteEvent,
     RepositoryUsage,
     Retained,
     RetentionChange,
@@ -76,6 +80,7 @@ class EcrRegistry(DistributionRegistry):
             "region": "AWS region, where the address does not say it.",
             "account": "AWS account (12 digits), where the address does not say it.",
         },
+        notifies=True,
     )
 
     def __init__(
@@ -257,6 +262,38 @@ class EcrRegistry(DistributionRegistry):
             if error.detail.get("code") in ("ScanNotFoundException", "ImageNotFoundException"):
                 return None
             raise
+
+    # ---- Notifying
+
+    @classmethod
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
+        """An event of EventBridge each, from a rule whose target is an API destination
+        (docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-eventbridge.html)."""
+        found = notifications.document(delivery.body, "Amazon EventBridge")
+        detail, kind = found.get("detail"), found.get("detail-type")
+        if not isinstance(detail, dict) or not isinstance(kind, str) or found.get("source") != "aws.ecr":
+            hint = 'Let the rule of EventBridge match {"source": ["aws.ecr"]}.'
+            raise InvalidInput("This is not an event of Amazon ECR.", hint=hint)
+        if not isinstance(detail.get("repository-name"), str):
+            return []  # about something else than a repository's images
+        return [
+            RemoteEvent(
+                action=_action(kind, detail),
+                repository=notifications.ours(detail["repository-name"], inward),
+                digest=notifications.text(detail.get("image-digest")),
+                tag=notifications.text(detail.get("image-tag")),
+                at=notifications.moment(found.get("time")),
+                id=notifications.text(found.get("id")),
+            )
+        ]
+
+
+def _action(kind: str, detail: Mapping[str, Any]) -> str:
+    if kind == "ECR Image Scan":
+        return "scanned"
+    if kind != "ECR Image Action" or detail.get("result") != "SUCCESS":
+        return "other"
+    return {"PUSH": "pushed", "DELETE": "deleted"}.get(str(detail.get("action-type")), "other")
 
 
 def place_of(settings: RegistrySettings) -> tuple[str, str]:

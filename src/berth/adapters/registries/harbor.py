@@ -17,6 +17,7 @@ from berth.adapters.registries.contract import (
     Accessory,
     Artifact,
     Capabilities,
+    Delivery,
     Health,
     Inward,
     Kind,
@@ -322,8 +323,8 @@ class HarborRegistry(DistributionRegistry):
     # ---- Notifying, Hooking
 
     @classmethod
-    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
-        return list(_events(body, inward))
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
+        return list(_events(delivery.body, inward))
 
     async def ensure_hook(self, project: str, *, address: str, authorization: str, pulls: bool) -> bool:
         name = f"berth-{self.settings.name}"

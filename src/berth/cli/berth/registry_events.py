@@ -36,6 +36,8 @@ def hook(
     lines = [f"Deliveries of {name} come to {answer['address']}."]
     if answer.get("authorization"):
         lines.append(f"Authorization: {answer['authorization']}")
+    elif answer.get("secret") and answer["secret"] not in answer["address"]:
+        lines.append(f"Secret: {answer['secret']}")
     for done in answer["installed"]:
         lines.append(f"{done['project']}: its webhook was {'set up' if done['added'] else 'brought up to date'} there.")
     out.result(answer, "\n".join(lines))
