@@ -33,7 +33,7 @@ def test_a_hook_shows_its_secret_once_and_what_was_set_up(cli: Cli, service: Ser
     service.answers[f"POST {R}/hook"] = (200, {**answer, "secret": None, "authorization": None, "installed": []})
     assert "Authorization" not in cli("berth", "registry", "hook", "harbor").out
     service.answers[f"DELETE {R}/hook"] = (204, b"")
-    assert cli("berth", "registry", "unhook", "harbor").code == 0
+    assert cli("berth", "registry", "unhook", "harbor", "--yes").code == 0
 
 
 def test_a_hook_shows_where_the_secret_goes(cli: Cli, service: Service) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption, confirm, human_size
+from berth.cli.output import Format, Output, OutputOption, YesOption, confirm, human_size
 from berth.client import Berth
 from berth.client.session import Json
 from berth.errors import RemoteError, Unavailable
@@ -131,7 +131,7 @@ def report(
 def gc(
     name: Name,
     remove: Annotated[bool, typer.Option("--remove", help="Really remove; without it a dry run.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     wait: Wait = False,
     timeout: Timeout = 600,
     run: Annotated[str | None, typer.Option("--run", help="Show this run instead of starting one.")] = None,
