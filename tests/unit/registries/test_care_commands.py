@@ -151,7 +151,7 @@ def test_health_and_check_say_it_in_a_line(cli: Cli, service: Service) -> None:
     well = {"healthy": True, "components": {"folder": "healthy"}, "free_bytes": 3 << 30, "milliseconds": 4}
     service.answers[f"GET {R}/health"] = (200, well)
     ran = cli("berth", "registry", "health", "harbor")
-    assert (ran.code, ran.out) == (0, "harbor is healthy, asked for 4 ms.\nfolder: healthy\n3.0 GiB free.\n")
+    assert (ran.code, ran.out) == (0, "harbor is healthy, answered in 4 ms.\nfolder: healthy\n3.0 GiB free.\n")
     assert cli("berth", "registry", "health", "harbor", "-o", "json").json == well
     service.answers[f"POST {R}/check"] = (200, {"repository": "ml/vision/net", "tag": "1.0.0", "checked": 0})
     checked = cli("berth", "registry", "check", "harbor", "vision/net:1.0.0")

@@ -151,11 +151,8 @@ class GoogleRegistry(DistributionRegistry):
 
 
 def _parted(value: object, mark: str, host: str) -> tuple[str | None, str | None]:
-    """(name, digest or tag) of `HOST/name@digest` or `HOST/name:tag`; nothing of another host's."""
-    text = notifications.text(value) or ""
-    if not text.startswith(f"{host}/"):
-        return None, None
-    name, _, last = text.removeprefix(f"{host}/").partition(mark)
+    """(name, digest or tag) of `HOST/name@digest` or `HOST/name:tag`; another host stays in the name: none of ours."""
+    name, _, last = (notifications.text(value) or "").removeprefix(f"{host}/").partition(mark)
     return name or None, last or None
 
 

@@ -35,7 +35,8 @@ def health(name: Name, output: OutputOption = Format.text) -> None:
     version = f" ({found['version']})" if found.get("version") else ""
     space = [f"{human_size(found['free_bytes'])} free."] if found.get("free_bytes") is not None else []
     word = "healthy" if found["healthy"] else "NOT healthy"
-    took = f", asked for {found['milliseconds']} ms" if found.get("milliseconds") is not None else ""
+    after = ", answered in" if found["healthy"] else ", after"
+    took = f"{after} {found['milliseconds']} ms" if found.get("milliseconds") is not None else ""
     Output(output).result(found, "\n".join([f"{name} is {word}{version}{took}.", *parts, *space, *mode]))
     if not found["healthy"]:
         raise typer.Exit(1)
