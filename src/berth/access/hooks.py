@@ -1,7 +1,8 @@
-"""Did a registry send this delivery? A secret per registry, which its webhook carries as `Authorization`.
+"""Did a registry send this delivery? A secret per registry, which its webhook carries or signs with.
 
-Registries sign nothing: Harbor, Distribution, GitLab and Azure send a header verbatim, Quay makes Basic of the user
-and password in the hook's address. All three forms of one secret are taken.
+Harbor, Distribution, GitLab, Azure and zot send a header verbatim; Quay and EventBridge make Basic of user and
+password; Docker Hub and Pub/Sub know nothing but the hook's address, so it stands there; GitHub signs the body. All
+these forms of one secret are taken from everybody.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import hmac
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlencode
 
 from berth.access import audit
 from berth.access.decide import Actor
@@ -59,15 +62,41 @@ async def remove_hook(conn: AsyncConnection, actor: Actor, name: str) -> bool:
     return True
 
 
-def is_authentic(row: RegistryRow | None, header: str | None, sealer: Callable[[], Sealer]) -> bool:
+@dataclass(frozen=True)
+class Proof:
+    """What a delivery shows of who sent it.
+
+    Attributes:
+        authorization: the header.
+        token: from the hook's address.
+        signature: `X-Hub-Signature-256`, and the `body` that it is of.
+    """
+
+    authorization: str | None = None
+    token: str | None = None
+    signature: str | None = None
+    body: bytes = field(default=b"", repr=False)
+
+
+def is_authentic(row: RegistryRow | None, proof: Proof, sealer: Callable[[], Sealer]) -> bool:
     """Whether a delivery carries the secret; never for a registry that is not known or has no hook."""
     known = row is not None and row.hook_secret is not None
     if row is not None and row.hook_secret is not None:
         secret = sealer().open(row.hook_secret, purpose=_purpose(row.name))
     else:
         secret = _NOBODY.open(_NOTHING, purpose="nobody")
-    given = [hmac.compare_digest(form.encode(), secret.encode()) for form in _forms(header or "")]
+    forms = [*_forms(proof.authorization or ""), proof.token or ""]
+    given = [hmac.compare_digest(form.encode(), secret.encode()) for form in forms]
+    if proof.signature is not None:
+        # docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries
+        signed = hmac.new(secret.encode(), proof.body, "sha256").hexdigest()
+        given.append(hmac.compare_digest(proof.signature.encode(), f"sha256={signed}".encode()))
     return known and any(given)
+
+
+def address_with(address: str, secret: str) -> str:
+    """The hook's address for registries that can carry the secret nowhere else."""
+    return f"{address}{'&' if '?' in address else '?'}{urlencode({'token': secret})}"
 
 
 def authorization(secret: str) -> str:

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import Annotated, Any, Final, Protocol
 
@@ -34,6 +34,8 @@ LongOutputOption = Annotated[
     Format, typer.Option("--output", help="Print the result as text or as JSON.", show_default=True)
 ]
 
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
 # In a log: how often something that takes long says how far it is.
 TELL_SECONDS: Final = 10.0
 
@@ -50,16 +52,18 @@ class Progress(Protocol):
 
 
 def confirm(question: str) -> None:
-    """Asks at the terminal. Raises InvalidInput unless the answer is yes, also where nobody is there to give one."""
-    try:
-        agreed = typer.confirm(question, err=True)
-    except typer.Abort:
-        if sys.stdin.isatty():
-            raise  # Ctrl-C
-        agreed = False
-    if not sys.stdin.isatty():
+    """Asks at the terminal. Raises InvalidInput unless the answer is yes, also where nobody is there to give one.
+
+    Not by typer's own, which writes a blank to stdout, where JSON is to stand alone.
+    """
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    answer, echoed = "", False
+    with suppress(OSError, ValueError, AttributeError):  # there is no stdin, or it is closed
+        answer = sys.stdin.readline()
+        echoed = answer.endswith("\n") and sys.stdin.isatty()
+    if not echoed:
         print(file=sys.stderr)  # nobody has ended the line of the question
-    if not agreed:
+    if answer.strip().lower() not in ("y", "yes"):
         raise InvalidInput("Nothing was changed: the answer was not yes.", hint="With --yes it does not ask.")
 
 
@@ -188,6 +192,11 @@ class _Bars:
     def finish(self, name: str, note: str = "") -> None:
         task = self._rich.tasks[self._rich.task_ids.index(self._tasks[name])]
         self._rich.update(self._tasks[name], completed=task.total, description=f"{name} {note}".rstrip())
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what it is of: "1 rule", "3 rules"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def human_size(count: int) -> str:

@@ -191,6 +191,11 @@ class Registries:
     def unprotect(self, name: str, project: str, rule_id: int) -> None:
         self._session.delete(path("registries", name, "projects", project, "protected-tags", str(rule_id)))
 
+    def retained(self, name: str, project: str) -> list[Json]:
+        """What the registry keeps, place by place."""
+        found = self._session.get(f"{path('registries', name, 'projects', project)}/retention")
+        return [dict(item) for item in found["items"]]
+
     def retain(
         self, name: str, project: str, *, keep_newest: int, schedule: str | None = None, dry_run: bool = False
     ) -> Json:

@@ -1,7 +1,7 @@
 """What do other registries tell us? `POST /hooks/NAME` takes the webhook of a registry; a job does what follows.
 
-Who sends is checked before a byte of the body is read. Registries that are not known, that have no hook, or whose
-secret is wrong get one answer.
+Who sends is checked before a byte of the body is read, or, where the body is signed, before anything in it is looked
+at. Registries that are not known, that have no hook, or whose secret is wrong get one answer.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from berth import telemetry
-from berth.access.hooks import is_authentic
-from berth.adapters.registries.contract import RegistrySettings
+from berth.access.hooks import Proof, is_authentic
+from berth.adapters.registries.contract import Delivery, RegistrySettings
 from berth.db import registries as stored
 from berth.db.sealing import sealer
 from berth.errors import InvalidInput, SetupError, Unauthenticated
@@ -45,19 +45,24 @@ class Taken(BaseModel):
     responses={401: {"description": "It does not carry the secret of a registry's hook."}},
 )
 async def take(request: Request, name: str) -> Taken:
-    """`berth registry hook NAME` makes the secret, which is sent as `Authorization`."""
+    """`berth registry hook NAME` makes the secret, and says how it is sent: as `Authorization`, as `?token=`, or as the
+    key of `X-Hub-Signature-256`."""
     services: Services = request.app.state.services
     counted = telemetry.metrics().registry_events
     async with services.db.reading() as conn:
         row = None if "\0" in name else await stored.registry_named(conn, name)
-    if not is_authentic(row, request.headers.get("authorization"), partial(sealer, services.settings)) or row is None:
+    signature = request.headers.get("x-hub-signature-256")
+    signed = await _body(request) if signature is not None else b""
+    proof = Proof(request.headers.get("authorization"), request.query_params.get("token"), signature, signed)
+    if not is_authentic(row, proof, partial(sealer, services.settings)) or row is None:
         counted.labels("refused").inc()
         raise Unauthenticated("This delivery does not carry the secret of a hook.", hint="berth registry hook NAME")
     if services.registries is None:
         raise SetupError("This server was started without registries.")
-    body = await _body(request)
+    delivery = Delivery(signed if signature is not None else await _body(request), dict(request.headers))
+    known = RegistrySettings(row.name, row.kind, row.url, options=row.options)
     try:
-        events = services.registries.events(RegistrySettings(row.name, row.kind, row.url, options=row.options), body)
+        events = services.registries.events(known, delivery)
     except InvalidInput:
         counted.labels("unreadable").inc()
         raise

@@ -19,10 +19,11 @@ from berth.access.decide import Actor
 from berth.adapters.registries import REGISTRIES
 from berth.adapters.registries.acr import AcrRegistry
 from berth.adapters.registries.build import Registries
-from berth.adapters.registries.contract import Confirming, Registry, RegistrySettings
+from berth.adapters.registries.contract import Confirming, Registry, RegistrySettings, Watched
 from berth.adapters.registries.ecr import EcrRegistry
 from berth.adapters.registries.folder import FolderRegistry
 from berth.adapters.registries.google import GoogleRegistry
+from berth.adapters.registries.health import health_of
 from berth.adapters.registries.objects import ObjectRegistry
 from berth.adapters.stores.budget import TransferBudget
 from berth.adapters.stores.files import FileStore
@@ -369,6 +370,18 @@ async def test_referrers_are_found_and_filtered(registry: Registry) -> None:
     filtered = await registry.referrers(REPOSITORY, digest, artifact_type="application/spdx+json")
     assert [(d.digest, d.artifact_type) for d in filtered] == [(one, "application/spdx+json")]
     assert await registry.referrers(REPOSITORY, one) == []
+
+
+async def test_it_says_how_it_is(registry: Registry) -> None:
+    """Not our own depot: /readyz does."""
+    await push_image(registry, "v1")
+    if isinstance(registry, DepotRegistry):
+        assert not isinstance(registry, Watched)
+        return
+    found = await health_of(registry)
+    assert (found.healthy, found.read_only or False) == (True, False), found
+    assert (await registry.tags(REPOSITORY)).items == ["v1"]
+    assert (await registry.repositories()).items == [REPOSITORY], "asking left nothing behind"
 
 
 async def test_a_blob_is_mounted_without_sending_it(registry: Registry) -> None:

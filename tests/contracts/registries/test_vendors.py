@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,12 +13,14 @@ import pytest
 
 from berth.adapters.registries.acr import AcrRegistry, azure_identity, expiry_of
 from berth.adapters.registries.build import Registries
-from berth.adapters.registries.contract import Limited, Registry, RegistrySettings, Scanning
+from berth.adapters.registries.contract import Limited, Measured, Registry, RegistrySettings, Retaining, Scanning
 from berth.adapters.registries.ecr import EcrRegistry, place_of
+from berth.adapters.registries.ecr_lifecycle import EcrRetention
 from berth.adapters.registries.google import GoogleRegistry
 from berth.adapters.registries.probe import probe_registry
 from berth.errors import (
     BerthError,
+    Conflict,
     InvalidInput,
     NameInvalid,
     RemoteAuthError,
@@ -34,6 +38,7 @@ from tests.unit.wire.conftest import IMPATIENT
 from tests.unit.wire.peer import Answer, Asked, running
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 EMPTY = "application/vnd.oci.empty.v1+json"
 REPOSITORY = "lab/demo"
 
@@ -227,6 +232,105 @@ async def test_aws_scans() -> None:
         assert (await registry.scan_state(REPOSITORY, digest)).state == "unsupported"
 
 
+async def test_aws_usage_counts_images_by_repository_and_an_index_once() -> None:
+    double = vendors.Ecr()
+    async with ecr(double) as registry:
+        assert isinstance(registry, Measured)
+        one = await push(registry)
+        await push(registry, "1.0.1", annotations={"another": "image"})
+        index = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": INDEX,
+                "manifests": [{"mediaType": MANIFEST, "digest": one, "size": 1}],
+            }
+        ).encode()
+        await registry.push_manifest(REPOSITORY, "1.0.2", media_type=INDEX, body=index)
+        await registry.push_blob("other/demo", vendors.sha256(b"{}"), size=2, chunks=chunks(b"{}"))
+        used = await registry.usage("lab")
+        assert (await registry.usage("nobody")).repositories == []
+    # Two images of an empty config and the same layer, 2 bytes each; pages of AWS hold two images here.
+    assert (used.used, used.limit) == (8, None)
+    assert [(u.repository, u.used, u.images, u.tags) for u in used.repositories] == [(REPOSITORY, 8, 3, 3)]
+    assert double.calls.count("DescribeImages") == 2
+
+
+async def versions(registry: Registry, *tags: str) -> None:
+    for tag in tags:
+        await push(registry, tag, annotations={"tag": tag})
+
+
+async def test_aws_is_asked_what_a_retention_removes_before_it_is_set() -> None:
+    double = vendors.Ecr()
+    async with ecr(double) as registry:
+        assert isinstance(registry, Retaining)
+        await versions(registry, "1.0.0", "sha256-abc.sig", "1.1.0", "1.2.0-rc.1", "latest")
+        kept = await registry.retained("lab")
+        assert [(k.place, k.keep_newest, k.schedule, list(k.rules)) for k in kept] == [("lab/demo", None, None, [])]
+        dry = await registry.retain("lab", 2, schedule=None, dry_run=True)
+        assert dry.changes == ["lab/demo: kept: everything → 2"]
+        assert dry.expiring is not None
+        assert [(e.place, e.count, list(e.tags)) for e in dry.expiring] == [("lab/demo", 1, ["1.0.0"])]
+        assert double.policies == {}, "a signature is no version, and a dry run sets nothing"
+        done = await registry.retain("lab", 2, schedule=None, dry_run=False)
+        assert done == dry
+        assert double.calls.index("StartLifecyclePolicyPreview") < double.calls.index("PutLifecyclePolicy")
+        assert [(k.keep_newest, k.schedule) for k in await registry.retained("lab")] == [(2, "within 24 hours")]
+        again = await registry.retain("lab", 2, schedule=None, dry_run=False)
+        assert (again.changes, double.calls.count("PutLifecyclePolicy")) == ([], 1)
+        with pytest.raises(InvalidInput, match="24 hours"):
+            await registry.retain("lab", 2, schedule="1d", dry_run=True)
+
+
+async def test_aws_rules_of_others_stay_and_one_for_any_tag_stays_last() -> None:
+    old = {
+        "rules": [
+            {
+                "rulePriority": 1,
+                "description": "theirs",
+                "selection": {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 500},
+                "action": {"type": "expire"},
+            }
+        ]
+    }
+    double = vendors.Ecr()
+    async with ecr(double) as registry:
+        await versions(registry, "1.0.0")
+        double.policies["lab/demo"] = json.dumps(old)
+        assert (await registry.retain("lab", 3, schedule=None, dry_run=False)).changes == [
+            "lab/demo: kept: by other rules → 3"
+        ]
+        assert (await registry.retain("lab", 4, schedule=None, dry_run=False)).changes == ["lab/demo: kept: 3 → 4"]
+        [kept] = await registry.retained("lab")
+    assert [rule["description"] for rule in json.loads(double.policies["lab/demo"])["rules"]] == [
+        "berth: the newest versions stay",
+        "theirs",
+    ]
+    assert list(kept.rules) == ["expire tagged *.*.*: imageCountMoreThan 4", "expire any: imageCountMoreThan 500"]
+
+
+async def test_aws_previews_take_their_time_and_only_one_at_a_time() -> None:
+    double = vendors.Ecr()
+
+    async def no_sleep(_: float) -> None:
+        await asyncio.sleep(0)
+
+    async with ecr(double) as registry:
+        await versions(registry, "1.0.0")
+        retention = EcrRetention(registry._call, patience=0.0, sleep=no_sleep)
+        double.looks = 3
+        changes, [late] = await retention.retain(["lab/demo"], 1, dry_run=True)
+        assert (late.count, changes) == (None, ["lab/demo: kept: everything → 1"])
+        with pytest.raises(Conflict, match="another policy"):
+            await retention.retain(["lab/demo"], 2, dry_run=True)
+        patient = EcrRetention(registry._call, sleep=no_sleep)
+        _, [known] = await patient.retain(["lab/demo"], 1, dry_run=True)
+        assert known.count == 0
+        double.policies["lab/demo"] = "no json".ljust(100)
+        with pytest.raises(RemoteError, match="unreadable"):
+            await registry.retained("lab")
+
+
 async def test_aws_refusals_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     double = vendors.Ecr()
     monkeypatch.setattr(double, "_GetAuthorizationToken", lambda _: vendors.failure("AccessDeniedException"))
@@ -306,6 +410,50 @@ async def test_gitlab_referrers_live_under_the_fallback_tag() -> None:
         referrer = await refer(registry, digest)
         assert digest.replace(":", "-") in double.repositories["group/project/lab/demo"].tags
         assert [d.digest for d in await registry.referrers(REPOSITORY, digest)] == [referrer]
+
+
+async def test_gitlab_usage_tells_sizes_where_gitlab_knows_them() -> None:
+    double = vendors.GitLab()
+    async with opened(double, "gitlab", prefix=double.PROJECT, api_url="{url}") as registry:
+        assert isinstance(registry, Measured)
+        await versions(registry, "1.0.0", "1.1.0")
+        await registry.push_blob("other/demo", vendors.sha256(b"abc"), size=3, chunks=chunks(b"abc"))
+        used = await registry.usage("lab")
+        assert (used.used, used.limit) == (2, None)
+        assert [(u.repository, u.used, u.images, u.tags) for u in used.repositories] == [(REPOSITORY, 2, None, 2)]
+        double.metadata = False
+        unknown = await registry.usage("lab")
+        assert (unknown.used, [(u.used, u.tags) for u in unknown.repositories]) == (None, [(None, 2)])
+        assert (await registry.usage("nobody")).repositories == []
+
+
+async def test_gitlab_keeps_versions_by_its_clean_up_policy_and_never_removes_referrers() -> None:
+    double = vendors.GitLab()
+    async with opened(double, "gitlab", prefix=double.PROJECT, api_url="{url}") as registry:
+        assert isinstance(registry, Retaining)
+        [off] = await registry.retained("lab")
+        assert (off.place, off.keep_newest, off.schedule) == ("group/project", None, None)
+        before = dict(double.policy)
+        dry = await registry.retain("lab", 25, schedule="7d", dry_run=True)
+        assert double.policy == before
+        assert "group/project: keep_n: 10 → 25" in dry.changes
+        assert dry.expiring is None, "GitLab has no preview"
+        done = await registry.retain("lab", 25, schedule="7d", dry_run=False)
+        assert done == dry
+        assert (double.policy["enabled"], double.policy["older_than"]) == (True, "90d")
+        # Anchored on both sides by GitLab.
+        removable = re.compile(double.policy["name_regex"])
+        assert removable.fullmatch("1.10.0-rc.1_cpu")
+        assert not removable.fullmatch("sha256-" + "a" * 64)
+        assert not removable.fullmatch("withdrawn-1.0.0")
+        assert (await registry.retain("lab", 25, schedule=None, dry_run=False)).changes == [], "the schedule stays"
+        [on] = await registry.retained("lab")
+        assert (on.keep_newest, on.schedule) == (25, "7d")
+        assert "older_than: 90d" in on.rules
+        for count, schedule in ((7, None), (25, "2d")):
+            with pytest.raises(InvalidInput) as refused:
+                await registry.retain("lab", count, schedule=schedule, dry_run=False)
+            assert refused.value.hint
 
 
 async def test_github_gets_large_layers_in_one_piece() -> None:

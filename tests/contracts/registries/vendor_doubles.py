@@ -94,6 +94,18 @@ class GitLab(OciDouble):
     def __init__(self, *, deploys_only: bool = False) -> None:
         # A deploy token reads and writes, but GitLab's own interface is closed to it.
         self.deploys_only = deploys_only
+        # Sizes are known where the metadata database is switched on (gitlab.com, and self-managed by choice).
+        self.metadata = True
+        # A new project's policy (GitLab: app/models/container_expiration_policy.rb and its defaults).
+        self.policy: dict[str, Any] = {
+            "cadence": "1d",
+            "enabled": False,
+            "keep_n": 10,
+            "older_than": "90d",
+            "name_regex": ".*",
+            "name_regex_keep": None,
+            "next_run_at": "2026-11-27T00:00:00.000Z",
+        }
         name = re.escape(self.PROJECT) + r"(/[^/]+){0,2}"
         super().__init__(
             Quirks(bearer=PAIR, catalog=False, referrers=False, subject=False, tag_delete=400, name=name), self._api
@@ -110,11 +122,34 @@ class GitLab(OciDouble):
             shown = names[(page - 1) * size : page * size]
             following = str(page + 1) if len(names) > page * size else ""
             return found([{"id": names.index(n) + 1, "path": n} for n in shown], **{"X-Next-Page": following})
+        if raw == "/api/v4/projects/group%2Fproject":
+            return self._project(asked)
+        if match := re.fullmatch(r"/api/v4/registry/repositories/(\d+)", raw):
+            held = self.repositories[names[int(match[1]) - 1]]
+            shown: dict[str, Any] = {"id": int(match[1]), "path": names[int(match[1]) - 1], "project_id": 9}
+            if asked.query.get("tags_count") == ["true"]:
+                shown["tags_count"] = len(held.tags)
+            if asked.query.get("size") == ["true"] and self.metadata:
+                shown["size"] = sum(len(blob) for blob in held.blobs.values())
+            return found(shown)
         match = re.fullmatch(re.escape(base) + r"/(\d+)/tags/([^/]+)", raw)
         if match is None or asked.method != "DELETE":
             return error(404, "NOT_FOUND")
         gone = self.repositories[names[int(match[1]) - 1]].tags.pop(unquote(match[2]), None)
         return Answer(200, b"200") if gone else Answer(404, b'{"message":"404 Tag Not Found"}')
+
+    def _project(self, asked: Asked) -> Answer:
+        if asked.method == "PUT":
+            wanted = json.loads(asked.body)["container_expiration_policy_attributes"]
+            mistakes = [
+                wanted["cadence"] not in ("1d", "7d", "14d", "1month", "3month"),
+                wanted["keep_n"] not in (None, 1, 5, 10, 25, 50, 100),
+                wanted.keys() - self.policy.keys(),
+            ]
+            if any(mistakes):
+                return Answer(400, b'{"message":{"container_expiration_policy":["is invalid"]}}')
+            self.policy |= wanted
+        return found({"id": 9, "path_with_namespace": self.PROJECT, "container_expiration_policy": self.policy})
 
 
 class Ghcr(OciDouble):
@@ -214,6 +249,11 @@ class Ecr(OciDouble):
         self.calls: list[str] = []
         self.scans: dict[str, str] = {}
         self.immutable = False
+        # Lifecycle policies and their previews by repository; a preview is ready after so many looks.
+        self.policies: dict[str, str] = {}
+        self.previews: dict[str, str] = {}
+        self.looks = 2
+        self._looked: dict[str, int] = {}
         # Requests that one password of AWS is good for; None = 12 hours' worth.
         self.password_requests: int | None = None
         self.answered = 0
@@ -279,6 +319,79 @@ class Ecr(OciDouble):
             self.forget(held, digest)
         return 200, {"imageIds": [image], "failures": []}
 
+    def _described(self, name: str) -> list[dict[str, Any]]:
+        """Images in the order of their push, as DescribeImages has them."""
+        held = self.repositories.get(name, Repository())
+        found: list[dict[str, Any]] = []
+        for number, (digest, (kind, body)) in enumerate(held.manifests.items()):
+            parsed = json.loads(body)
+            parts = [parsed["config"], *parsed["layers"]] if "layers" in parsed else []
+            # Of an index: the size of its largest image (botocore: ImageDetail).
+            size = sum(part["size"] for part in parts) if parts else 100
+            found.append(
+                {
+                    "registryId": "123456789012",
+                    "repositoryName": name,
+                    "imageDigest": digest,
+                    "imageTags": sorted(tag for tag, at in held.tags.items() if at == digest),
+                    "imageSizeInBytes": size,
+                    "imagePushedAt": datetime.fromtimestamp(1_780_000_000 + number, UTC),
+                    "imageManifestMediaType": kind,
+                }
+            )
+        return found
+
+    def _DescribeImages(self, asked: Any) -> tuple[int, Any]:
+        if asked["repositoryName"] not in self.made:
+            return failure("RepositoryNotFoundException")
+        found, start = self._described(asked["repositoryName"]), int(asked.get("nextToken", 0))
+        page = {"imageDetails": found[start : start + 2]}  # AWS may answer fewer than maxResults
+        return 200, page | ({"nextToken": str(start + 2)} if start + 2 < len(found) else {})
+
+    def _GetLifecyclePolicy(self, asked: Any) -> tuple[int, Any]:
+        text = self.policies.get(asked["repositoryName"])
+        if text is None:
+            return failure("LifecyclePolicyNotFoundException")
+        return 200, {"repositoryName": asked["repositoryName"], "lifecyclePolicyText": text}
+
+    def _PutLifecyclePolicy(self, asked: Any) -> tuple[int, Any]:
+        lifecycle_mistakes(asked["lifecyclePolicyText"])
+        self.policies[asked["repositoryName"]] = asked["lifecyclePolicyText"]
+        return 200, {"lifecyclePolicyText": asked["lifecyclePolicyText"]}
+
+    def _StartLifecyclePolicyPreview(self, asked: Any) -> tuple[int, Any]:
+        name, text = asked["repositoryName"], asked["lifecyclePolicyText"]
+        lifecycle_mistakes(text)
+        if 0 < self._looked.get(name, 0) < self.looks:
+            return failure("LifecyclePolicyPreviewInProgressException")
+        self.previews[name], self._looked[name] = text, 0
+        return 200, {"repositoryName": name, "lifecyclePolicyText": text, "status": "IN_PROGRESS"}
+
+    def _GetLifecyclePolicyPreview(self, asked: Any) -> tuple[int, Any]:
+        name = asked["repositoryName"]
+        text = self.previews[name]
+        self._looked[name] += 1
+        if self._looked[name] < self.looks:
+            return 200, {"lifecyclePolicyText": text, "status": "IN_PROGRESS"}
+        gone = expired(json.loads(text)["rules"], self._described(name))
+        results = [
+            {
+                "imageTags": image["imageTags"],
+                "imageDigest": image["imageDigest"],
+                "imagePushedAt": image["imagePushedAt"],
+                "action": {"type": "EXPIRE"},
+                "appliedRulePriority": priority,
+            }
+            for priority, image in gone
+        ]
+        summary = {"expiringImageTotalCount": len(gone)}
+        return 200, {
+            "lifecyclePolicyText": text,
+            "status": "COMPLETE",
+            "previewResults": results[: asked["maxResults"]],
+            "summary": summary,
+        }
+
     def _StartImageScan(self, asked: Any) -> tuple[int, Any]:
         digest = asked["imageId"]["imageDigest"]
         if digest in self.scans:
@@ -297,6 +410,46 @@ class Ecr(OciDouble):
 class _Raw(io.BytesIO):
     def stream(self, **_: Any) -> Iterator[bytes]:
         yield self.read()
+
+
+def lifecycle_mistakes(text: str) -> None:
+    """What AWS refuses (user guide, "Lifecycle policy properties in Amazon ECR")."""
+    rules = json.loads(text)["rules"]
+    priorities = [rule["rulePriority"] for rule in rules]
+    assert len(set(priorities)) == len(priorities)
+    assert all(isinstance(number, int) and number > 0 for number in priorities)
+    for rule in rules:
+        selection = rule["selection"]
+        status = selection["tagStatus"]
+        patterns = selection.get("tagPatternList", [])
+        assert status in ("tagged", "untagged", "any")
+        assert (status == "tagged") == bool(patterns or selection.get("tagPrefixList"))
+        assert all(pattern.count("*") <= 4 for pattern in patterns)
+        assert selection["countType"] in ("imageCountMoreThan", "sinceImagePushed")
+        assert ("countUnit" in selection) == (selection["countType"] == "sinceImagePushed")
+        assert status != "any" or rule["rulePriority"] == max(priorities)
+
+
+def expired(rules: list[dict[str, Any]], images: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """What a policy of rules that count removes. A rule of a higher number never sees what a lower one has marked."""
+    gone: dict[str, tuple[int, dict[str, Any]]] = {}
+    for rule in sorted(rules, key=lambda rule: rule["rulePriority"]):
+        selection = rule["selection"]
+        if selection["countType"] != "imageCountMoreThan":
+            continue
+        tags = {"tagged": lambda t: bool(t), "untagged": lambda t: not t, "any": lambda t: True}[selection["tagStatus"]]
+        patterns = [re.escape(p).replace(r"\*", ".*") for p in selection.get("tagPatternList", [])]
+        chosen = [
+            image
+            for image in images
+            if tags(image["imageTags"])
+            and all(any(re.fullmatch(p, tag) for tag in image["imageTags"]) for p in patterns)
+            and image["imageDigest"] not in gone
+        ]
+        chosen.sort(key=lambda image: image["imagePushedAt"], reverse=True)
+        for image in chosen[selection["countNumber"] :]:
+            gone[image["imageDigest"]] = (rule["rulePriority"], image)
+    return list(gone.values())
 
 
 def failure(code: str) -> tuple[int, Any]:

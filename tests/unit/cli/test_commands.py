@@ -290,7 +290,7 @@ def test_aliases_are_set_shown_and_rolled_back(cli: Cli, service: Service) -> No
     assert "prod   1.0.0" in cli("berth", "alias", "ls", "ml/demo").out
     assert cli("berth", "alias", "history", "ml/demo", "prod", "-o", "json").json == [item]
     assert "0.9.0" in cli("berth", "alias", "rollback", "ml/demo", "prod").out
-    assert cli("berth", "alias", "rm", "ml/demo", "prod").code == 0
+    assert cli("berth", "alias", "rm", "ml/demo", "prod", "--yes").code == 0
 
 
 def test_versions_are_listed_shown_deprecated_and_removed(cli: Cli, service: Service) -> None:

@@ -33,7 +33,17 @@ def test_a_hook_shows_its_secret_once_and_what_was_set_up(cli: Cli, service: Ser
     service.answers[f"POST {R}/hook"] = (200, {**answer, "secret": None, "authorization": None, "installed": []})
     assert "Authorization" not in cli("berth", "registry", "hook", "harbor").out
     service.answers[f"DELETE {R}/hook"] = (204, b"")
-    assert cli("berth", "registry", "unhook", "harbor").code == 0
+    assert cli("berth", "registry", "unhook", "harbor", "--yes").code == 0
+
+
+def test_a_hook_shows_where_the_secret_goes(cli: Cli, service: Service) -> None:
+    base = {"authorization": None, "installed": [], "secret": "s3cret"}
+    service.answers[f"POST {R}/hook"] = (200, {**base, "address": "https://b.example/hooks/harbor?token=s3cret"})
+    assert cli("berth", "registry", "hook", "harbor").out.splitlines() == [
+        "Deliveries of harbor come to https://b.example/hooks/harbor?token=s3cret."
+    ]
+    service.answers[f"POST {R}/hook"] = (200, {**base, "address": "https://b.example/hooks/harbor"})
+    assert cli("berth", "registry", "hook", "harbor").out.splitlines()[1:] == ["Secret: s3cret"]
 
 
 def test_a_clean_up_is_dry_until_it_is_told_and_confirmed(cli: Cli, service: Service) -> None:
@@ -59,6 +69,43 @@ def test_retention_deletes_only_when_told_and_confirmed(cli: Cli, service: Servi
     assert cli("berth", "registry", "retention", "run", "harbor", "vision", "--delete").code != 0
     assert cli("berth", "registry", "retention", "run", "harbor", "vision", "--delete", "-y").code == 0
     assert [body for _, body, _ in service.asked] == [{"dry_run": True}, {"dry_run": False}]
+
+
+def test_retention_is_set_after_what_goes_was_shown_and_confirmed(cli: Cli, service: Service) -> None:
+    gone = {"place": "vision/net", "count": 2, "tags": ["1.0.0", "1.1.0"]}
+    waits = {"place": "vision/old", "count": None, "tags": []}
+    answer = {"changes": ["vision/net: kept: everything → 3"], "dry_run": True, "expiring": [gone, waits]}
+    service.answers[f"PUT {R}/projects/vision/retention"] = (200, answer)
+    words = ("berth", "registry", "retention", "set", "harbor", "vision", "--keep", "3")
+    unsaid = cli(*words)
+    assert unsaid.code != 0
+    assert "vision/net: 2 go: 1.0.0, 1.1.0" in unsaid.err
+    assert cli(*words, "--dry-run").out.splitlines() == [
+        "vision/net: kept: everything → 3",
+        "vision/net: 2 go: 1.0.0, 1.1.0",
+        "vision/old: it is still looking what goes; ask again",
+    ]
+    assert cli(*words, "--yes", "-o", "json").json == answer
+    assert [body["dry_run"] for _, body, _ in service.asked] == [True, True, False]
+    service.asked.clear()
+    service.answers[f"PUT {R}/projects/vision/retention"] = (200, {**answer, "changes": [], "expiring": None})
+    assert cli(*words).out == "Nothing to change.\n", "nothing is asked where nothing changes"
+    place = {"place": "vision/net", "keep_newest": 3, "schedule": "1d", "rules": ["a"]}
+    service.answers[f"GET {R}/projects/vision/retention"] = (200, {"items": [place]})
+    assert "vision/net" in cli("berth", "registry", "retention", "show", "harbor", "vision").out
+
+
+def test_usage_is_shown_in_all_and_by_repository(cli: Cli, service: Service) -> None:
+    each = {"repository": "vision/net", "used": 2048, "images": 3, "tags": None}
+    service.answers[f"GET {R}/usage"] = (
+        200,
+        {"project": "vision", "used": 2048, "limit": None, "repositories": [each]},
+    )
+    assert cli("berth", "registry", "usage", "harbor", "vision").out.splitlines() == [
+        "2.0 KiB used, no limit.",
+        "REPOSITORY  BYTES    IMAGES  TAGS",
+        "vision/net  2.0 KiB  3       -",
+    ]
 
 
 def test_a_project_is_set_by_what_is_said_and_nothing_else(cli: Cli, service: Service) -> None:
@@ -101,6 +148,11 @@ def test_health_and_check_say_it_in_a_line(cli: Cli, service: Service) -> None:
     service.answers[f"GET {R}/health"] = (200, ill)
     ran = cli("berth", "registry", "health", "harbor")
     assert (ran.code, ran.out.splitlines()[:2]) == (1, ["harbor is NOT healthy (v2.15.2).", "core: no database"])
+    well = {"healthy": True, "components": {"folder": "healthy"}, "free_bytes": 3 << 30, "milliseconds": 4}
+    service.answers[f"GET {R}/health"] = (200, well)
+    ran = cli("berth", "registry", "health", "harbor")
+    assert (ran.code, ran.out) == (0, "harbor is healthy, answered in 4 ms.\nfolder: healthy\n3.0 GiB free.\n")
+    assert cli("berth", "registry", "health", "harbor", "-o", "json").json == well
     service.answers[f"POST {R}/check"] = (200, {"repository": "ml/vision/net", "tag": "1.0.0", "checked": 0})
     checked = cli("berth", "registry", "check", "harbor", "vision/net:1.0.0")
     assert (checked.out, "not in the depot" in checked.err) == ("ml/vision/net:1.0.0\n", True)

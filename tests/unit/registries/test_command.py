@@ -83,5 +83,5 @@ def test_lists_and_removal(cli: Cli, service: Service) -> None:
     )
     assert "harbor" in cli("berth", "registry", "ls").out
     assert cli("berth", "registry", "show", "harbor", "-o", "json").json == ROW
-    assert cli("berth", "registry", "rm", "harbor").code == 0
+    assert cli("berth", "registry", "rm", "harbor", "--yes").code == 0
     assert "prefix" in cli("berth", "registry", "kinds").out

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import ClassVar
 
 from berth.adapters.registries import notifications
-from berth.adapters.registries.contract import Capabilities, Inward, Kind, RegistrySettings, RemoteEvent
+from berth.adapters.registries.contract import Capabilities, Delivery, Inward, Kind, RegistrySettings, RemoteEvent
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
 from berth.adapters.registries.rest import Rest
 from berth.adapters.registries.sdk import in_sdk_thread, sdk
@@ -84,9 +84,9 @@ class AcrRegistry(DistributionRegistry):
             return False
 
     @classmethod
-    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
         """One event each, like Distribution's without an envelope (Azure: container-registry-webhook-reference)."""
-        found = notifications.document(body, "Azure Container Registry")
+        found = notifications.document(delivery.body, "Azure Container Registry")
         if found.get("action") == "ping":
             return []
         target = found.get("target")

@@ -13,12 +13,21 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Health:
-    """Whether a registry works; `components`: "healthy", or what is wrong. None: it does not tell."""
+    """Whether a registry works. None: it does not tell.
+
+    Attributes:
+        components: "healthy", or what there is to say.
+        read_only: nothing can be published there.
+        free_bytes: space that is left.
+        milliseconds: how long it took to answer.
+    """
 
     healthy: bool
     components: Mapping[str, str]
     version: str | None = None
     read_only: bool | None = None
+    free_bytes: int | None = None
+    milliseconds: int | None = None
 
 
 @runtime_checkable
@@ -117,6 +126,52 @@ class Retention:
 
 
 @dataclass(frozen=True)
+class Retained:
+    """What is kept at one place there: a project, or a single repository.
+
+    Attributes:
+        keep_newest: how many of the newest; None: everything, or by other rules.
+        schedule: when the others go, in the registry's own words.
+        rules: all that decides, as the registry says it.
+    """
+
+    place: str
+    keep_newest: int | None
+    schedule: str | None
+    rules: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Expiring:
+    """How much of a place would go, and the first tags of it; None: not known yet."""
+
+    place: str
+    count: int | None
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class RetentionChange:
+    """What was changed, or would be; `expiring` what goes with it, None where a registry does not tell."""
+
+    changes: Sequence[str]
+    expiring: Sequence[Expiring] | None = None
+
+
+@runtime_checkable
+class Retaining(Protocol):
+    """What it keeps can be set from here. The others are removed by itself, later, or by a run that is started."""
+
+    async def retained(self, project: str) -> Sequence[Retained]:
+        """What is kept of one of our projects."""
+        ...
+
+    async def retain(self, project: str, count: int, *, schedule: str | None, dry_run: bool) -> RetentionChange:
+        """Keep the newest `count`; `schedule` None: the registry's usual one. Raises InvalidInput for what it lacks."""
+        ...
+
+
+@dataclass(frozen=True)
 class ManagedProject:
     """A project there; `name` is its own, `settings` its words for them."""
 
@@ -180,10 +235,6 @@ class Administration(Protocol):
         ...
 
     async def unprotect(self, project: str, rule_id: int) -> bool: ...
-
-    async def keep_newest(self, project: str, count: int, *, schedule: str, dry_run: bool) -> Sequence[str]:
-        """Set what a retention run keeps; what was changed."""
-        ...
 
     async def start_retention(self, project: str, *, dry_run: bool) -> int:
         """Have it deleted what is not kept; the run. Raises NotFound without a policy."""

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Protocol
 from berth.adapters.registries import REGISTRIES
 from berth.adapters.registries.contract import (
     Capabilities,
+    Delivery,
+    Health,
     Kind,
     Probing,
     Registry,
@@ -20,6 +22,7 @@ from berth.adapters.registries.contract import (
 )
 from berth.adapters.registries.distribution import DistributionRegistry, capabilities_of
 from berth.adapters.registries.folder import FolderRegistry
+from berth.adapters.registries.health import health_of
 from berth.adapters.registries.names import RULES, Names
 from berth.adapters.registries.probe import probe_registry
 from berth.adapters.registries.rest import place_of as interface_of
@@ -31,6 +34,7 @@ FOLDER = Kind("folder", "A folder of OCI image layouts", FolderRegistry.capabili
 OWN = frozenset({"depot"})
 FLAGS = frozenset({"flat", "insecure", "allow_private", "create_projects", "redirect", "single_writer"})
 NUMBERS = frozenset({"chunk"})
+_ONCE = RetryPolicy(attempts=1)
 
 
 class Adapter(Protocol):
@@ -101,15 +105,23 @@ class Registries:
         registry: Registry = found(settings, **more)
         return registry
 
-    def events(self, settings: RegistrySettings, body: bytes) -> Sequence[RemoteEvent]:
+    def events(self, settings: RegistrySettings, delivery: Delivery) -> Sequence[RemoteEvent]:
         found: Any = None if settings.kind == "folder" else _class(settings.kind)
         if found is None or not found.KIND.notifies:
             raise Unsupported(
                 f"The kind {settings.kind} tells us nothing by webhook.", hint="Give its sync rules a schedule."
             )
         names = Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
-        told: Sequence[RemoteEvent] = found.events(body, inward=names.inward)
+        about = replace(delivery, host=registry_origin(settings.url, insecure=True).netloc.decode("ascii"))
+        told: Sequence[RemoteEvent] = found.events(about, inward=names.inward)
         return told
+
+    async def health(self, settings: RegistrySettings) -> Health:
+        registry = Registries(retry=_ONCE).open(settings)
+        try:
+            return await health_of(registry)
+        finally:
+            await registry.close()
 
     async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
         # From the defaults on: what one probe was not allowed to see, the next one asks again.

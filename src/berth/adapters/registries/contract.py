@@ -14,11 +14,15 @@ from berth.adapters.registries.administration import Accessory as Accessory
 from berth.adapters.registries.administration import Administered as Administered
 from berth.adapters.registries.administration import Administration as Administration
 from berth.adapters.registries.administration import Artifact as Artifact
+from berth.adapters.registries.administration import Expiring as Expiring
 from berth.adapters.registries.administration import Health as Health
 from berth.adapters.registries.administration import Informed as Informed
 from berth.adapters.registries.administration import ManagedProject as ManagedProject
 from berth.adapters.registries.administration import ProjectPlan as ProjectPlan
+from berth.adapters.registries.administration import Retained as Retained
+from berth.adapters.registries.administration import Retaining as Retaining
 from berth.adapters.registries.administration import Retention as Retention
+from berth.adapters.registries.administration import RetentionChange as RetentionChange
 from berth.adapters.registries.administration import RetentionRun as RetentionRun
 from berth.adapters.registries.administration import Robot as Robot
 from berth.adapters.registries.administration import Rule as Rule
@@ -235,6 +239,8 @@ class Kind:
 
     Attributes:
         notifies: its webhooks are understood here (`Notifying`).
+        proven_by: how its webhook shows our secret: header (`Authorization`) | address (`?token=`) | signature (as the
+            key of an HMAC over the body).
     """
 
     name: str
@@ -243,6 +249,7 @@ class Kind:
     options: Mapping[str, str] = field(default_factory=dict)
     needs_url: bool = True
     notifies: bool = False
+    proven_by: str = "header"
 
 
 class RegistryFactory(Protocol):
@@ -260,11 +267,15 @@ class RegistryFactory(Protocol):
         """A registry; whoever opens it closes it. Raises InvalidInput, SetupError (an extra is not installed)."""
         ...
 
-    def events(self, settings: RegistrySettings, body: bytes) -> Sequence[RemoteEvent]:
+    def events(self, settings: RegistrySettings, delivery: Delivery) -> Sequence[RemoteEvent]:
         """What a delivery of its webhook says. Asks nobody, opens nothing.
 
         Raises Unsupported where a kind sends none that we read, InvalidInput for one that is unreadable.
         """
+        ...
+
+    async def health(self, settings: RegistrySettings) -> Health:
+        """How it is; one that is away is an answer. Raises InvalidInput, SetupError as `open`."""
         ...
 
     async def probe(self, settings: RegistrySettings, *, repository: str | None = None) -> Capabilities:
@@ -461,11 +472,22 @@ class Scanning(Protocol):
 
 
 @dataclass(frozen=True)
+class RepositoryUsage:
+    """What one repository of ours holds there; None when the registry does not tell."""
+
+    repository: str
+    used: int | None
+    images: int | None = None
+    tags: int | None = None
+
+
+@dataclass(frozen=True)
 class Usage:
     """Bytes that are used and may be used; None when the registry does not tell or sets no limit."""
 
     used: int | None
     limit: int | None
+    repositories: Sequence[RepositoryUsage] = ()
 
 
 @runtime_checkable
@@ -520,6 +542,20 @@ class RemoteEvent:
         return " ".join(str(part) for part in (self.action, self.repository, self.digest, self.tag, self.at))
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """What came to a hook.
+
+    Attributes:
+        headers: by name in lower case; some registries say there what happened.
+        host: host[:port] of the registry that it is about.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    host: str = ""
+
+
 # The `project/name` that a repository of the registry stands for here; None when it is none of ours.
 Inward = Callable[[str], str | None]
 
@@ -529,7 +565,7 @@ class Notifying(Protocol):
     """It sends webhooks. Who sent a delivery is checked before anything of it is read."""
 
     @classmethod
-    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
         """The events of a delivery. Raises InvalidInput when it is unreadable."""
         ...
 

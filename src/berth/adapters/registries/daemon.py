@@ -21,6 +21,7 @@ import httpx
 from berth.adapters.registries import docker_archive
 from berth.adapters.registries.contract import (
     Capabilities,
+    Health,
     ImageChoice,
     Kind,
     Page,
@@ -196,12 +197,16 @@ class DaemonRegistry:
         """What answers there. Nothing is written, with a repository or without."""
         version = await self._about()
         await self._named()
-        engine = next((str(part.get("Name")) for part in version.get("Components") or [] if part.get("Name")), "daemon")
         notes = (
-            f"{engine} {version.get('Version')}, API {version.get('ApiVersion')}, {version['Os']}/{version['Arch']}",
+            f"{_engine(version)}, {version['Os']}/{version['Arch']}",
             "images are repacked: signatures, reports and weights stay in the depot",
         )
         return replace(self.capabilities, notes=notes)
+
+    async def health(self) -> Health:
+        """Its version, which it tells to whoever may use it at all."""
+        version = await self._about()
+        return Health(healthy=True, components={"daemon": "healthy"}, version=_engine(version))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -289,6 +294,11 @@ class DaemonRegistry:
             ) from error
         except httpx.TransportError as error:
             raise Unavailable(f"The connection to the daemon broke: {type(error).__name__}.") from error
+
+
+def _engine(version: Mapping[str, Any]) -> str:
+    name = next((str(part.get("Name")) for part in version.get("Components") or [] if part.get("Name")), "daemon")
+    return f"{name} {version.get('Version')}, API {version.get('ApiVersion')}"
 
 
 def same_image(inspected: Mapping[str, Any], config: bytes) -> bool:

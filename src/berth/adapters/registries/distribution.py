@@ -16,6 +16,8 @@ import httpx
 
 from berth.adapters.registries.contract import (
     Capabilities,
+    Delivery,
+    Health,
     Inward,
     Kind,
     Page,
@@ -347,7 +349,16 @@ class DistributionRegistry:
     async def _delete_content(self, name: str, digest: str) -> bool:
         return await wire_manifests.delete(self.client, name, digest)
 
-    # ---- referrers, events, limits, end
+    # ---- health, referrers, events, limits, end
+
+    async def health(self) -> Health:
+        """`GET /v2/` with our credentials: does it answer, and does it take them?"""
+        url = self.client.origin.copy_with(raw_path=b"/v2/")
+        async with self.client.exchange("GET", url, expect=(200,), scopes=()) as answer:
+            shown = "authorization" in answer.request.headers
+        given = self.settings.secret is not None or self.credential_source() is not None
+        credentials = "healthy" if given and shown else "not asked for" if given else "none are given"
+        return Health(healthy=True, components={"reachable": "healthy", "credentials": credentials})
 
     async def referrers(self, repository: str, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
         name = self.names.outward(repository)
@@ -371,9 +382,9 @@ class DistributionRegistry:
         return sorted(typed, key=lambda d: d.digest)
 
     @classmethod
-    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
         """For the kinds that notify; a vendor with a form of its own reads that instead."""
-        return of_envelope(body, inward=inward)
+        return of_envelope(delivery.body, inward=inward)
 
     def called(self, repository: str) -> str:
         return self.names.outward(repository)

@@ -8,11 +8,26 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings, ScanState
+from berth.adapters.registries import notifications
+from berth.adapters.registries.contract import (
+    Capabilities,
+    Delivery,
+    Inward,
+    Kind,
+    Page,
+    RegistrySettings,
+    RemoteEvent,
+    RepositoryUsage,
+    Retained,
+    RetentionChange,
+    ScanState,
+    Usage,
+)
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
+from berth.adapters.registries.ecr_lifecycle import EcrRetention
 from berth.adapters.registries.sdk import in_sdk_thread, sdk
 from berth.errors import (
     BerthError,
@@ -23,6 +38,7 @@ from berth.errors import (
     Unavailable,
     Unsupported,
 )
+from berth.oci import media_types as types
 from berth.oci import reference as references
 from berth.wire.auth import Credential, CredentialSource
 from berth.wire.retry import RetryPolicy
@@ -64,6 +80,7 @@ class EcrRegistry(DistributionRegistry):
             "region": "AWS region, where the address does not say it.",
             "account": "AWS account (12 digits), where the address does not say it.",
         },
+        notifies=True,
     )
 
     def __init__(
@@ -77,6 +94,7 @@ class EcrRegistry(DistributionRegistry):
         self._api: Any = None
         self._held: tuple[Credential, float] | None = None
         self._made: set[str] = set()
+        self.retention = EcrRetention(self._call)
         super().__init__(settings, retry=retry)
 
     @classmethod
@@ -164,6 +182,48 @@ class EcrRegistry(DistributionRegistry):
             raise RemoteError(f"ECR keeps {name} {image}: {failure.get('failureReason')}.")
         return True
 
+    # ---- Measured, Retaining
+
+    async def _repositories_of(self, project: str) -> list[str]:
+        found: list[str] = []
+        after: str | None = None
+        while True:
+            page = await self.repositories(after=after, limit=1000)
+            found += [name for name in page.items if name.startswith(f"{project}/")]
+            if page.after is None:
+                return sorted(found)
+            after = page.after
+
+    async def usage(self, project: str) -> Usage:
+        """Sizes as AWS gives them: by image, so that layers which images share count in each."""
+        found = [await self._usage_of(name) for name in await self._repositories_of(project)]
+        return Usage(sum(usage.used or 0 for usage in found), None, found)
+
+    async def _usage_of(self, repository: str) -> RepositoryUsage:
+        name, size, images, tags = self.names.outward(repository), 0, 0, 0
+        more: dict[str, Any] = {}
+        while True:
+            found = await self._call("describe_images", repositoryName=name, maxResults=1000, **more)
+            for image in found.get("imageDetails", []):
+                images += 1
+                tags += len(image.get("imageTags") or [])
+                # Of an index AWS gives the size of its largest image, which is in the list itself.
+                if image.get("imageManifestMediaType") not in types.INDEX_TYPES:
+                    size += int(image.get("imageSizeInBytes") or 0)
+            if not found.get("nextToken"):
+                return RepositoryUsage(repository, size, images, tags)
+            more = {"nextToken": found["nextToken"]}
+
+    async def retained(self, project: str) -> Sequence[Retained]:
+        return [await self.retention.shown(self.names.outward(name)) for name in await self._repositories_of(project)]
+
+    async def retain(self, project: str, count: int, *, schedule: str | None, dry_run: bool) -> RetentionChange:
+        """In every repository that the project has now."""
+        if schedule is not None:
+            raise InvalidInput("ECR removes what is not kept within 24 hours.", hint="Leave the schedule away.")
+        names = [self.names.outward(name) for name in await self._repositories_of(project)]
+        return RetentionChange(*await self.retention.retain(names, count, dry_run=dry_run))
+
     # ---- Scanning
 
     async def start_scan(self, repository: str, digest: str) -> bool:
@@ -202,6 +262,38 @@ class EcrRegistry(DistributionRegistry):
             if error.detail.get("code") in ("ScanNotFoundException", "ImageNotFoundException"):
                 return None
             raise
+
+    # ---- Notifying
+
+    @classmethod
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
+        """An event of EventBridge each, from a rule whose target is an API destination
+        (docs.aws.amazon.com/AmazonECR/latest/userguide/ecr-eventbridge.html)."""
+        found = notifications.document(delivery.body, "Amazon EventBridge")
+        detail, kind = found.get("detail"), found.get("detail-type")
+        if not isinstance(detail, dict) or not isinstance(kind, str) or found.get("source") != "aws.ecr":
+            hint = 'Let the rule of EventBridge match {"source": ["aws.ecr"]}.'
+            raise InvalidInput("This is not an event of Amazon ECR.", hint=hint)
+        if not isinstance(detail.get("repository-name"), str):
+            return []  # about something else than a repository's images
+        return [
+            RemoteEvent(
+                action=_action(kind, detail),
+                repository=notifications.ours(detail["repository-name"], inward),
+                digest=notifications.text(detail.get("image-digest")),
+                tag=notifications.text(detail.get("image-tag")),
+                at=notifications.moment(found.get("time")),
+                id=notifications.text(found.get("id")),
+            )
+        ]
+
+
+def _action(kind: str, detail: Mapping[str, Any]) -> str:
+    if kind == "ECR Image Scan":
+        return "scanned"
+    if kind != "ECR Image Action" or detail.get("result") != "SUCCESS":
+        return "other"
+    return {"PUSH": "pushed", "DELETE": "deleted"}.get(str(detail.get("action-type")), "other")
 
 
 def place_of(settings: RegistrySettings) -> tuple[str, str]:

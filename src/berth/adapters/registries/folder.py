@@ -13,10 +13,13 @@ import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
+from shutil import disk_usage
+from tempfile import TemporaryFile
 from typing import TypeVar
 
-from berth.adapters.registries.contract import Capabilities, Page, Stat
+from berth.adapters.registries.contract import Capabilities, Health, Page, Stat
 from berth.errors import (
     BlobUnknown,
     BlobUnknownToManifest,
@@ -246,8 +249,31 @@ class FolderRegistry:
 
         return await self._run(find)
 
+    async def health(self) -> Health:
+        """Whether the folder is there, takes a file (which nobody sees), and how much still fits."""
+
+        def look() -> Health:
+            if not self.root.is_dir():
+                problem = f"{self.root} does not exist. Is its disk mounted? The first push makes it."
+                return Health(healthy=False, components={"folder": problem})
+            writing, read_only = "healthy", False
+            try:
+                with TemporaryFile(dir=self.root):
+                    pass
+            except OSError as error:
+                writing, read_only = str(error.strerror), error.errno in (EACCES, EPERM, EROFS)
+            return Health(
+                healthy=read_only or writing == "healthy",
+                components={"folder": "healthy", "writing": writing},
+                read_only=read_only,
+                free_bytes=disk_usage(self.root).free,
+            )
+
+        return await self._run(look)
+
     async def close(self) -> None:
-        self._executor.shutdown(wait=True)
+        # Not waited for: a thread that a dead network disk holds would hold the whole loop.
+        self._executor.shutdown(wait=False)
 
 
 def _entries(layout: Layout) -> list[Descriptor]:

@@ -1,18 +1,29 @@
 """GitHub's registry: content is removed by GitHub's packages interface, tags not at all (docs/guides/registries.md).
 
 A package version there is one digest with all its tags: a tag can be moved, not removed. Uploads go in one PUT, since
-chunks over 4 MiB are refused. There is no referrers API; the fallback tag is kept.
+chunks over 4 MiB are refused. There is no referrers API; the fallback tag is kept. Webhooks are those of GitHub's
+repositories and organisations, signed with our secret.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings
+from berth.adapters.registries import notifications
+from berth.adapters.registries.contract import (
+    Capabilities,
+    Delivery,
+    Inward,
+    Kind,
+    Page,
+    RegistrySettings,
+    RemoteEvent,
+)
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
 from berth.adapters.registries.rest import Rest, segment
 from berth.errors import InvalidInput, Unsupported
+from berth.oci import digest as digests
 from berth.wire import manifests as wire_manifests
 from berth.wire.retry import RetryPolicy
 
@@ -36,6 +47,8 @@ class GhcrRegistry(DistributionRegistry):
             "owner_type": "orgs (default) or users.",
             "api_url": f"Address of GitHub's interface; default {API}.",
         },
+        notifies=True,
+        proven_by="signature",
     )
 
     def __init__(self, settings: RegistrySettings, *, retry: RetryPolicy | None = None) -> None:
@@ -85,6 +98,51 @@ class GhcrRegistry(DistributionRegistry):
                 return False
             page += 1
 
+    @classmethod
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
+        """`package` and `registry_package` say the same of a container that was published or updated
+        (docs.github.com/webhooks/webhook-events-and-payloads; examples in octokit/webhooks)."""
+        if delivery.body.startswith(b"payload="):
+            raise InvalidInput("GitHub sent a form.", hint="Choose the content type application/json at that webhook.")
+        found = notifications.document(delivery.body, "GitHub")
+        kind = delivery.headers.get("x-github-event")
+        package = found.get("registry_package", found.get("package"))
+        if kind not in (None, "package", "registry_package") or (package is None and "zen" in found):
+            return []  # a ping, or an event that was chosen besides
+        version = notifications.member(package, "package_version")
+        if not isinstance(version, dict):
+            raise InvalidInput("This is not a notification of GitHub's about a package.")
+        if not _is_container(package):
+            return []
+        name, tag = _named(version)
+        digests_told = (version.get("version"), notifications.member(version, "container_metadata", "tag", "digest"))
+        known = (notifications.text(value) for value in digests_told)
+        return [
+            RemoteEvent(
+                action="pushed" if found.get("action") in ("published", "updated") else "other",
+                repository=notifications.ours(name, inward),
+                digest=next((value for value in known if value is not None and digests.is_digest(value)), None),
+                tag=tag,
+                at=notifications.moment(notifications.member(package, "updated_at")),
+                id=notifications.text(delivery.headers.get("x-github-delivery")),
+            )
+        ]
+
     async def close(self) -> None:
         await self._rest.close()
         await super().close()
+
+
+def _is_container(package: object) -> bool:
+    """GitHub writes CONTAINER, container, or docker for an ecosystem of both its registries."""
+    said = [notifications.member(package, "package_type"), notifications.member(package, "registry", "type")]
+    return any(isinstance(word, str) and word.lower() == "container" for word in said)
+
+
+def _named(version: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """(owner/name, tag) of `ghcr.io/OWNER/NAME:TAG`; GitHub leaves the tag empty where there is none."""
+    url = notifications.text(version.get("package_url")) or ""
+    _, _, place = url.partition("/")
+    name, _, tag = place.partition(":")
+    told = notifications.member(version, "container_metadata", "tag", "name")
+    return name.lower() or None, notifications.text(tag) or notifications.text(told)

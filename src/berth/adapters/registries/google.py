@@ -7,16 +7,26 @@ repository there.
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings
+from berth.adapters.registries import notifications
+from berth.adapters.registries.contract import (
+    Capabilities,
+    Delivery,
+    Inward,
+    Kind,
+    Page,
+    RegistrySettings,
+    RemoteEvent,
+)
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
 from berth.adapters.registries.rest import Rest, segment
 from berth.adapters.registries.sdk import in_sdk_thread, sdk
-from berth.errors import NotFound, RemoteAuthError, RemoteError, Unsupported
+from berth.errors import InvalidInput, NotFound, RemoteAuthError, RemoteError, Unsupported
 from berth.wire import blobs
 from berth.wire import manifests as wire_manifests
 from berth.wire.auth import Credential, CredentialSource
@@ -49,6 +59,8 @@ class GoogleRegistry(DistributionRegistry):
             "location": "Location of the repository, where the address does not say it.",
             "api_url": f"Address of Google's interface; default {API}.",
         },
+        notifies=True,
+        proven_by="address",
     )
 
     def __init__(
@@ -107,9 +119,41 @@ class GoogleRegistry(DistributionRegistry):
         except (ValueError, AttributeError) as error:
             raise RemoteError(f"{self.client.host} answered an unreadable list of tags.") from error
 
+    @classmethod
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
+        """A message of the topic `gcr`, pushed by Pub/Sub: a digest, a digest with its new tag, or a tag that went
+        (cloud.google.com/artifact-registry/docs/configure-notifications, cloud.google.com/pubsub/docs/push)."""
+        message = notifications.document(delivery.body, "Pub/Sub").get("message")
+        try:
+            data = base64.b64decode(str(notifications.member(message, "data") or ""), validate=True)
+        except ValueError as error:
+            raise InvalidInput("This message of Pub/Sub cannot be read.") from error
+        found = notifications.document(data, "Artifact Registry")
+        if not isinstance(found.get("action"), str):
+            raise InvalidInput("This is not a notification of Artifact Registry.")
+        # The topic is one for a whole Google project: repositories at other locations are none of this registry's.
+        place, digest = _parted(found.get("digest"), "@", delivery.host)
+        tagged, tag = _parted(found.get("tag"), ":", delivery.host)
+        return [
+            RemoteEvent(
+                action={"INSERT": "pushed", "DELETE": "deleted"}.get(found["action"], "other"),
+                repository=notifications.ours(place or tagged, inward),
+                digest=digest,
+                tag=tag,
+                at=notifications.moment(notifications.member(message, "publishTime")),
+                id=notifications.text(notifications.member(message, "messageId")),
+            )
+        ]
+
     async def close(self) -> None:
         await self._rest.close()
         await super().close()
+
+
+def _parted(value: object, mark: str, host: str) -> tuple[str | None, str | None]:
+    """(name, digest or tag) of `HOST/name@digest` or `HOST/name:tag`; another host stays in the name: none of ours."""
+    name, _, last = (notifications.text(value) or "").removeprefix(f"{host}/").partition(mark)
+    return name or None, last or None
 
 
 class GoogleIdentity:

@@ -17,19 +17,22 @@ from berth.adapters.registries.contract import (
     Accessory,
     Artifact,
     Capabilities,
+    Delivery,
     Health,
     Inward,
     Kind,
     Page,
     RegistrySettings,
     RemoteEvent,
+    Retained,
+    RetentionChange,
     ScanState,
     Stat,
     Usage,
 )
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
 from berth.adapters.registries.harbor_projects import state_of
-from berth.adapters.registries.harbor_rules import HarborAdministration
+from berth.adapters.registries.harbor_rules import NIGHTLY, HarborAdministration
 from berth.adapters.registries.rest import Rest, segment
 from berth.errors import Conflict, InvalidInput, NotFound, RemoteAuthError, RemoteError, StorageFull, Unsupported
 from berth.oci import reference as references
@@ -256,6 +259,20 @@ class HarborRegistry(DistributionRegistry):
     async def usage(self, project: str) -> Usage:
         return await self.administration.usage(project)
 
+    async def retained(self, project: str) -> Sequence[Retained]:
+        found = await self.administration.show(project)
+        if found.retention is None:
+            return [Retained(found.name, None, None)]
+        kept = found.retention
+        words = "other rules, made there" if kept.keep_newest is None else f"the newest {kept.keep_newest} by push"
+        return [Retained(found.name, kept.keep_newest, kept.schedule, (words,))]
+
+    async def retain(self, project: str, count: int, *, schedule: str | None, dry_run: bool) -> RetentionChange:
+        """`schedule` is Harbor's cron of six fields."""
+        return RetentionChange(
+            await self.administration.keep_newest(project, count, schedule=schedule or NIGHTLY, dry_run=dry_run)
+        )
+
     async def collect_garbage(self, *, dry_run: bool = False) -> str:
         """System administrators only; space of deleted content returns with it. Blobs younger than 2 h are kept."""
         newest = await self._newest_collection()
@@ -306,8 +323,8 @@ class HarborRegistry(DistributionRegistry):
     # ---- Notifying, Hooking
 
     @classmethod
-    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
-        return list(_events(body, inward))
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
+        return list(_events(delivery.body, inward))
 
     async def ensure_hook(self, project: str, *, address: str, authorization: str, pulls: bool) -> bool:
         name = f"berth-{self.settings.name}"

@@ -12,6 +12,7 @@ from berth.adapters.registries.contract import ManagedProject, Retention, Retent
 from berth.adapters.registries.harbor_projects import HarborProjects, state_of
 from berth.errors import NotFound, RemoteError
 
+NIGHTLY = "0 0 0 * * *"
 _NEWEST = "latestPushedK"
 
 
@@ -73,7 +74,7 @@ class HarborAdministration(HarborProjects):
         return Retention(int(known), count if isinstance(count, int) else None, cron or None)
 
     async def keep_newest(
-        self, project: str, count: int, *, schedule: str = "0 0 0 * * *", dry_run: bool = False
+        self, project: str, count: int, *, schedule: str = NIGHTLY, dry_run: bool = False
     ) -> list[str]:
         """`schedule` is Harbor's cron of six fields. Immutable tags survive; an artifact goes with all its tags."""
         found = await self.raw(project)

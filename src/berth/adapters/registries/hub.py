@@ -1,7 +1,8 @@
 """Docker Hub: names of exactly two components, lists and tag removal by Hub's own interface, pulls counted.
 
 Facts: docs/guides/registries.md. HEAD is free, so checks are HEADs; a manifest GET beyond the limit is 429. Content
-is not deleted by anybody but Hub. There is no referrers API; the fallback tag is kept.
+is not deleted by anybody but Hub. There is no referrers API; the fallback tag is kept. Its webhooks take an address
+and nothing else, so our secret is in that.
 """
 
 from __future__ import annotations
@@ -10,10 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings
+from berth.adapters.registries import notifications
+from berth.adapters.registries.contract import (
+    Capabilities,
+    Delivery,
+    Inward,
+    Kind,
+    Page,
+    RegistrySettings,
+    RemoteEvent,
+)
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
 from berth.adapters.registries.rest import Rest, segment
-from berth.errors import RemoteAuthError, Unsupported
+from berth.errors import InvalidInput, RemoteAuthError, Unsupported
 from berth.oci import reference as references
 from berth.wire.retry import RetryPolicy
 
@@ -34,6 +44,8 @@ class HubRegistry(DistributionRegistry):
             "prefix": "Namespace, together with flat; without it projects are namespaces.",
             "api_url": f"Address of Hub's interface; default {API}.",
         },
+        notifies=True,
+        proven_by="address",
     )
 
     def __init__(self, settings: RegistrySettings, *, retry: RetryPolicy | None = None) -> None:
@@ -72,6 +84,24 @@ class HubRegistry(DistributionRegistry):
         namespace, _, name = self.names.outward(repository).partition("/")
         path = f"/v2/repositories/{segment(namespace)}/{segment(name)}/tags/{segment(tag)}/"
         return (await self._rest.ask("DELETE", path, expect=(200, 202, 204, 404))).status != 404
+
+    @classmethod
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
+        """A push each, without its digest (docs.docker.com/docker-hub/repos/manage/webhooks). Its `callback_url`, of
+        which that page says that it is no longer supported, is never asked."""
+        found = notifications.document(delivery.body, "Docker Hub")
+        pushed, place = found.get("push_data"), found.get("repository")
+        if not isinstance(pushed, dict) or not isinstance(place, dict):
+            raise InvalidInput("This is not a notification of Docker Hub.")
+        return [
+            RemoteEvent(
+                action="pushed",
+                repository=notifications.ours(place.get("repo_name"), inward),
+                digest=None,
+                tag=notifications.text(pushed.get("tag")),
+                at=notifications.moment(pushed.get("pushed_at")),
+            )
+        ]
 
     async def close(self) -> None:
         await self._rest.close()

@@ -65,6 +65,13 @@ def document(body: bytes, who: str) -> dict[str, Any]:
     return found
 
 
+def member(found: object, *keys: str) -> Any:
+    """What stands at the end of nested objects, None where one is missing or none."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
 def text(value: object) -> str | None:
     """A short text that can be stored, or nothing."""
     if not isinstance(value, str) or not 0 < len(value) <= 512 or _UNSTORABLE.search(value) is not None:

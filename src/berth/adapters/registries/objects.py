@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from berth.adapters.registries.contract import Capabilities, Kind, Page, RegistrySettings, Stat
+from berth.adapters.registries.contract import Capabilities, Health, Kind, Page, RegistrySettings, Stat
 from berth.adapters.registries.distribution import capabilities_of
 from berth.adapters.registries.names import Limits
 from berth.adapters.registries.objects_layout import SMALL, Objects, part_size
@@ -258,7 +258,14 @@ class ObjectRegistry:
                 await self._objects.put_once(key, held.body)  # somebody pushed it meanwhile
         return True
 
-    # ---- referrers, limits, end
+    # ---- health, referrers, limits, end
+
+    async def health(self) -> Health:
+        """Whether the bucket can be listed, and a small object be written."""
+        await self._objects.folders()
+        refused = await self._objects.refuses_writing()
+        parts = {"reachable": "healthy", "credentials": "healthy", "writing": refused or "healthy"}
+        return Health(healthy=True, components=parts, read_only=refused is not None)
 
     async def referrers(self, repository: str, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
         found = {}

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from berth.adapters.registries.objects_store import Door, errors, library, told
-from berth.errors import BlobUnknown, ManifestInvalid, Unavailable, Unsupported
+from berth.errors import BlobUnknown, ManifestInvalid, RemoteError, Unavailable, Unsupported
 from berth.oci import digest as digests
 from berth.oci.descriptor import Descriptor
 from berth.oci.documents import dumps, loads
@@ -273,6 +273,19 @@ class Objects:
             finally:
                 await self.delete(key)
         return self._conditional
+
+    async def refuses_writing(self) -> str | None:
+        """Why the store takes nothing from us, None when it does. One object comes and goes, always the same."""
+        await self._pass()
+        key = self.key(".berth-health")
+        try:
+            with told(self._what):
+                await library().put_async(self._store, key, b"", mode="overwrite")
+        except (RemoteError, Unsupported) as error:
+            return str(error)
+        with suppress(RemoteError):  # a place that keeps everything
+            await self.delete(key)
+        return None
 
     async def _pass(self) -> None:
         if self._door is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from berth.adapters.registries import notifications
-from berth.adapters.registries.contract import Capabilities, Inward, Kind, RemoteEvent
+from berth.adapters.registries.contract import Capabilities, Delivery, Inward, Kind, RemoteEvent
 from berth.adapters.registries.distribution import COMMON_OPTIONS, DistributionRegistry
 from berth.errors import InvalidInput
 
@@ -36,9 +36,9 @@ class QuayRegistry(DistributionRegistry):
         return f"{scope.removesuffix(':delete')}:pull,push" if scope.endswith(":delete") else scope
 
     @classmethod
-    def events(cls, body: bytes, *, inward: Inward) -> Sequence[RemoteEvent]:
+    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
         """Pushes name the tags that moved (older ones with an image's id), findings theirs (Quay: notifications)."""
-        found = notifications.document(body, "Quay")
+        found = notifications.document(delivery.body, "Quay")
         repository = notifications.ours(found.get("repository"), inward)
         pushed, affected = found.get("updated_tags"), found.get("tags") if "vulnerability" in found else None
         if not isinstance(found.get("repository"), str):

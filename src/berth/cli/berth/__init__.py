@@ -111,8 +111,9 @@ COMMANDS = Branch(
                 "protect": Leaf(f"{_HERE}.registry_projects:protect", "Have tags neither moved nor removed there."),
                 "unprotect": Leaf(f"{_HERE}.registry_projects:unprotect", "Let tags be moved and removed again."),
                 "retention": Branch(
-                    "What is kept at a registry (Harbor), and what goes.",
+                    "What is kept at a registry, and what goes.",
                     {
+                        "show": Leaf(f"{_HERE}.registry_projects:retention_show", "Show what is kept."),
                         "set": Leaf(f"{_HERE}.registry_projects:retention_set", "Set how many versions are kept."),
                         "run": Leaf(f"{_HERE}.registry_projects:retention_run", "Delete the others; dry unless told."),
                     },

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, YesOption, confirm
 from berth.client import Berth
 
 Model = Annotated[str, typer.Argument(help="project/model.")]
@@ -40,12 +40,16 @@ def ls(model: Model, output: OutputOption = Format.text) -> None:
     Output(output).table(rows, columns, empty="It has no aliases.")
 
 
-def rm(model: Model, alias: Alias, output: OutputOption = Format.text) -> None:
+def rm(model: Model, alias: Alias, yes: YesOption = False, output: OutputOption = Format.text) -> None:
     """Remove an alias. Its history is kept.
 
     Example: berth alias rm vision/detector production
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            found = next((row["version"] for row in berth.aliases.ls(model) if row["alias"] == alias), None)
+            now = f" ({found} now)" if found else ""
+            confirm(f"Remove {model}:{alias}{now}? Who pulls by it finds nothing from then on.")
         berth.aliases.rm(model, alias)
     Output(output).result({"removed": alias}, f"Removed {model}:{alias}.")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, YesOption, confirm, counted
 from berth.client import Berth
 from berth.errors import InvalidInput
 
@@ -45,12 +45,20 @@ def ls(project: Project, output: OutputOption = Format.text) -> None:
     Output(output).table(rows, columns, empty=f"Project {project} trusts no key.")
 
 
-def untrust(name: Name, project: Project, output: OutputOption = Format.text) -> None:
+def untrust(name: Name, project: Project, yes: YesOption = False, output: OutputOption = Format.text) -> None:
     """Stop trusting a key; its signatures are void at once.
 
     Example: berth key untrust release --project vision
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            keys = berth.keys.ls(project)
+            found = next((key for key in keys if key["name"] == name), None)
+            which = f" ({str(found['key_id'])[:16]}…)" if found else ""
+            confirm(
+                f"Stop trusting key {name}{which} in project {project}, which trusts {counted(len(keys), 'key')}? "
+                "Versions that need its signatures are refused at once."
+            )
         berth.keys.untrust(project, name)
     Output(output).result({"untrusted": name}, f"Project {project} no longer trusts key {name}.")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, YesOption, confirm, counted
 from berth.client import Berth
 
 Project = Annotated[str, typer.Option("--project", help="The project.")]
@@ -38,11 +38,17 @@ def ls(project: Project, output: OutputOption = Format.text) -> None:
     Output(output).table(rows, ["user", "kind", "role", "disabled"], empty=f"Project {project} has no members.")
 
 
-def rm(user: User, project: Project, output: OutputOption = Format.text) -> None:
+def rm(user: User, project: Project, yes: YesOption = False, output: OutputOption = Format.text) -> None:
     """Take a user's role in a project away, and the tokens limited to it.
 
     Example: berth member rm alice --project vision
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            role = next((row["role"] for row in berth.members.ls(project) if row["user"] == user), "role")
+            limited = [row for row in berth.tokens.ls() if (row["user"], row["project"]) == (user, project)]
+            ending = [row for row in limited if row["revoked_at"] is None]
+            tokens = f" That ends {counted(len(ending), 'token')} limited to it." if ending else ""
+            confirm(f"Take {role} in project {project} from {user}?{tokens}")
         berth.members.rm(project, user)
     Output(output).result({"removed": user}, f"{user} has no role in project {project} any more.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from berth.cli.output import Column, Format, Output, OutputOption
+from berth.cli.output import Column, Format, Output, OutputOption, YesOption, confirm, counted
 from berth.client import Berth
 from berth.errors import InvalidInput
 
@@ -86,11 +86,14 @@ def set_(
     Output(output).result(answer, f"Changed {', '.join(changes)} of project {name}.")
 
 
-def rm(name: Name, output: OutputOption = Format.text) -> None:
+def rm(name: Name, yes: YesOption = False, output: OutputOption = Format.text) -> None:
     """Remove an empty project.
 
     Example: berth project rm vision
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            members, keys = len(berth.members.ls(name)), len(berth.keys.ls(name))
+            confirm(f"Remove project {name} with {counted(members, 'role')} and {counted(keys, 'trusted key')}?")
         berth.projects.rm(name)
     Output(output).result({"removed": name}, f"Removed project {name}.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from berth.cli.berth._runs import so_far, wait_for
-from berth.cli.output import Format, Output, OutputOption, human_size
+from berth.cli.output import Format, Output, OutputOption, YesOption, confirm, counted, human_size
 from berth.client import Berth
 from berth.errors import InvalidInput, RemoteError
 
@@ -131,12 +131,19 @@ def show(name: Name, output: OutputOption = Format.text) -> None:
     print("\n".join(["", *_capabilities(found)]))
 
 
-def rm(name: Name, output: OutputOption = Format.text) -> None:
+def rm(name: Name, yes: YesOption = False, output: OutputOption = Format.text) -> None:
     """Forget a registry; what lives there stays there.
 
     Example: berth registry rm harbor
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            known = berth.registries.show(name)
+            has = {"its password": known["has_secret"], "its webhook's secret": known["has_hook"]}
+            gone = " and ".join(what for what, there in has.items() if there)
+            using = [rule["name"] for rule in berth.sync.ls() if name in (rule["source"], rule["target"])]
+            rules = f" Used by {counted(len(using), 'rule')}: {', '.join(using[:5])}." if using else ""
+            confirm(f"Forget {name} ({known['url']}){f' with {gone}' if gone else ''}?{rules}")
         berth.registries.remove(name)
     Output(output).result({"removed": name}, f"Registry {name} is no longer known here.")
 

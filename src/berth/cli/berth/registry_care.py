@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption, confirm, human_size
+from berth.cli.output import Format, Output, OutputOption, YesOption, confirm, human_size
 from berth.client import Berth
 from berth.client.session import Json
 from berth.errors import RemoteError, Unavailable
@@ -24,6 +24,8 @@ EVERY_SECONDS = 2.0
 def health(name: Name, output: OutputOption = Format.text) -> None:
     """Ask a registry how it is. Exit code 0: healthy, 1: not.
 
+    Asked with our credentials, once: does it answer, does it take them, can something be written?
+
     Example: berth registry health harbor
     """
     with Berth.from_settings() as berth:
@@ -31,14 +33,17 @@ def health(name: Name, output: OutputOption = Format.text) -> None:
     parts = [f"{part}: {state}" for part, state in sorted(found["components"].items())]
     mode = ["It is read-only: nothing can be published there."] if found.get("read_only") else []
     version = f" ({found['version']})" if found.get("version") else ""
+    space = [f"{human_size(found['free_bytes'])} free."] if found.get("free_bytes") is not None else []
     word = "healthy" if found["healthy"] else "NOT healthy"
-    Output(output).result(found, "\n".join([f"{name} is {word}{version}.", *parts, *mode]))
+    after = ", answered in" if found["healthy"] else ", after"
+    took = f"{after} {found['milliseconds']} ms" if found.get("milliseconds") is not None else ""
+    Output(output).result(found, "\n".join([f"{name} is {word}{version}{took}.", *parts, *space, *mode]))
     if not found["healthy"]:
         raise typer.Exit(1)
 
 
 def usage(name: Name, project: Project, output: OutputOption = Format.text) -> None:
-    """Show how full the place of a project is there.
+    """Show how full the place of a project is there, in all and by repository where the registry tells.
 
     Example: berth registry usage harbor vision
     """
@@ -46,7 +51,11 @@ def usage(name: Name, project: Project, output: OutputOption = Format.text) -> N
         found = berth.registries.usage(name, project)
     limit = "no limit" if found["limit"] is None else f"of {human_size(found['limit'])}"
     used = "-" if found["used"] is None else human_size(found["used"])
-    Output(output).result(found, f"{used} used, {limit}.")
+    out = Output(output)
+    out.result(found, f"{used} used, {limit}.")
+    if not out.json and found.get("repositories"):
+        rows = [{**row, "bytes": row["used"]} for row in found["repositories"]]
+        out.table(rows, ["repository", "bytes", "images", "tags"])
 
 
 def check(name: Name, ref: Ref, output: OutputOption = Format.text) -> None:
@@ -123,7 +132,7 @@ def report(
 def gc(
     name: Name,
     remove: Annotated[bool, typer.Option("--remove", help="Really remove; without it a dry run.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     wait: Wait = False,
     timeout: Timeout = 600,
     run: Annotated[str | None, typer.Option("--run", help="Show this run instead of starting one.")] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Column, Format, Output, OutputOption
+from berth.cli.output import Column, Format, Output, OutputOption, YesOption, confirm, counted
 from berth.client import Berth
 
 Name = Annotated[str, typer.Argument(help="Name of the registry here.")]
@@ -24,6 +24,7 @@ def hook(
     ] = None,
     pulls: Annotated[bool, typer.Option("--pulls", help="With --install: also tell of every pull.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="Make another secret; the old one ends at once.")] = False,
+    yes: YesOption = False,
     output: OutputOption = Format.text,
 ) -> None:
     """Let a registry tell us of pushes and deletions.
@@ -31,11 +32,15 @@ def hook(
     Example: berth registry hook harbor --install vision
     """
     with Berth.from_settings() as berth:
+        if anew and not yes and berth.registries.show(name)["has_hook"]:
+            confirm(f"Make another secret for deliveries of {name}? What carries the old one is refused at once.")
         answer = berth.registries.hook(name, projects=install or (), address=address, pulls=pulls, anew=anew)
     out = Output(output)
     lines = [f"Deliveries of {name} come to {answer['address']}."]
     if answer.get("authorization"):
         lines.append(f"Authorization: {answer['authorization']}")
+    elif answer.get("secret") and answer["secret"] not in answer["address"]:
+        lines.append(f"Secret: {answer['secret']}")
     for done in answer["installed"]:
         lines.append(f"{done['project']}: its webhook was {'set up' if done['added'] else 'brought up to date'} there.")
     out.result(answer, "\n".join(lines))
@@ -44,12 +49,16 @@ def hook(
     out.step(f"Start a rule by it: berth sync rule add … --source {name} --on-event")
 
 
-def unhook(name: Name, output: OutputOption = Format.text) -> None:
+def unhook(name: Name, yes: YesOption = False, output: OutputOption = Format.text) -> None:
     """Take no more deliveries of a registry.
 
     Example: berth registry unhook harbor
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            started = [rule["name"] for rule in berth.sync.ls() if rule["on_event"] and rule["source"] == name]
+            rules = f" They start {counted(len(started), 'rule')}: {', '.join(started[:5])}." if started else ""
+            confirm(f"Refuse deliveries of {name}, and forget their secret?{rules}")
         berth.registries.unhook(name)
     Output(output).result({"unhooked": name}, f"Deliveries of {name} are refused from now on.")
 

@@ -1,13 +1,14 @@
-"""`berth registry project|robot|protect|unprotect|retention`: projects at a registry that lets us (Harbor)."""
+"""`berth registry project|robot|protect|unprotect|retention`: what a project is like at registries that let us."""
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from berth.cli.berth.registry_care import Name, Project, Timeout, Wait, until
-from berth.cli.output import Column, Format, Output, OutputOption, confirm
+from berth.cli.output import Column, Format, Output, OutputOption, YesOption, confirm
 from berth.client import Berth
 from berth.client.session import Json
 from berth.errors import RemoteError
@@ -98,23 +99,36 @@ def robot_add(
 
 
 def robot_renew(
-    name: Name, project: Project, robot_id: RobotId, adopt: Adopt = False, output: OutputOption = Format.text
+    name: Name,
+    project: Project,
+    robot_id: RobotId,
+    adopt: Adopt = False,
+    yes: YesOption = False,
+    output: OutputOption = Format.text,
 ) -> None:
     """Give a robot another secret; the old one ends at once.
 
     Example: berth registry robot renew harbor vision 7
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            who = _who(berth, name, project, robot_id, warn=not adopt)
+            confirm(f"Give {who} at {name} another secret? What signs in with the old one is refused at once.")
         made = berth.registries.renew_robot(name, project, robot_id, adopt=adopt)
     _robot(Output(output), name, made)
 
 
-def robot_rm(name: Name, project: Project, robot_id: RobotId, output: OutputOption = Format.text) -> None:
+def robot_rm(
+    name: Name, project: Project, robot_id: RobotId, yes: YesOption = False, output: OutputOption = Format.text
+) -> None:
     """Remove a robot.
 
     Example: berth registry robot rm harbor vision 7
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            who = _who(berth, name, project, robot_id, warn=True)
+            confirm(f"Remove {who} at {name}? What signs in with it is refused at once.")
         berth.registries.remove_robot(name, project, robot_id)
     Output(output).result({"removed": robot_id}, f"Robot {robot_id} is gone.")
 
@@ -140,6 +154,7 @@ def unprotect(
     name: Name,
     project: Project,
     rule: Annotated[int, typer.Argument(help="Number of the rule; `berth registry project show`.")],
+    yes: YesOption = False,
     output: OutputOption = Format.text,
 ) -> None:
     """Let tags be moved and removed again.
@@ -147,8 +162,22 @@ def unprotect(
     Example: berth registry unprotect harbor vision 3
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            found = next((r for r in berth.registries.project(name, project)["rules"] if r["id"] == rule), None)
+            tags = f"tags {found['tags']} in {found['repositories']}" if found else f"the tags of rule {rule}"
+            confirm(f"Let {tags} be moved and removed at {name} again?")
         berth.registries.unprotect(name, project, rule)
     Output(output).result({"removed": rule}, f"Rule {rule} is gone.")
+
+
+def retention_show(name: Name, project: Project, output: OutputOption = Format.text) -> None:
+    """Show what is kept there, and when the rest goes.
+
+    Example: berth registry retention show aws vision
+    """
+    with Berth.from_settings() as berth:
+        rows = berth.registries.retained(name, project)
+    Output(output).table(rows, ["place", "keep_newest", "schedule", "rules"], empty=f"{name} holds nothing of it.")
 
 
 def retention_set(
@@ -156,27 +185,36 @@ def retention_set(
     project: Project,
     keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest of each repository stay.")],
     schedule: Annotated[
-        str | None, typer.Option("--schedule", help="When the others go; Harbor's cron of six fields.")
+        str | None,
+        typer.Option("--schedule", help="When the others go. Harbor: cron of six fields; GitLab: 1d, 7d, 14d, …"),
     ] = None,
     dry_run: DryRun = False,
+    yes: YesOption = False,
     output: OutputOption = Format.text,
 ) -> None:
-    """Set how many versions are kept there.
+    """Set how many versions are kept there. The registry removes the others by itself.
 
     Example: berth registry retention set harbor vision --keep 20 --dry-run
     """
-    with Berth.from_settings() as berth:
-        answer = berth.registries.retain(name, project, keep_newest=keep, schedule=schedule, dry_run=dry_run)
     out = Output(output)
-    _changed(out, answer)
-    out.step(f"See what would go: berth registry retention run {name} {project} --wait")
+    with Berth.from_settings() as berth:
+        if not (dry_run or yes):
+            planned = berth.registries.retain(name, project, keep_newest=keep, schedule=schedule, dry_run=True)
+            if planned["changes"]:
+                print("\n".join(_planned(planned)), file=sys.stderr)
+                confirm(f"Have {name} remove what it does not keep of {project} from now on?")
+        answer = berth.registries.retain(name, project, keep_newest=keep, schedule=schedule, dry_run=dry_run)
+    out.result(answer, "\n".join(_planned(answer)) or "Nothing to change.")
+    if dry_run and answer["changes"]:
+        out.note("This was a dry run; nothing was changed.")
+    out.step(f"See what is kept: berth registry retention show {name} {project}")
 
 
 def retention_run(
     name: Name,
     project: Project,
     delete: Annotated[bool, typer.Option("--delete", help="Really delete; without it a dry run.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     wait: Wait = False,
     timeout: Timeout = 600,
     output: OutputOption = Format.text,
@@ -200,6 +238,24 @@ def retention_run(
     out.result(found, "\n".join(lines))
     if found["state"] == "failed":
         raise RemoteError(f"The retention run {found['id']} of {project} at {name} failed.")
+
+
+def _who(berth: Berth, name: str, project: str, robot_id: int, *, warn: bool) -> str:
+    """A robot by its name there; with `warn` also whether we ourselves would be locked out."""
+    found = next((robot for robot in berth.registries.robots(name, project) if robot["id"] == robot_id), None)
+    if found is None:
+        return f"robot {robot_id}"
+    own = warn and berth.registries.show(name)["username"] == found["name"]
+    return f"{found['name']}{' (which this service itself uses there)' if own else ''}"
+
+
+def _planned(answer: Json) -> list[str]:
+    lines = list(answer["changes"])
+    for gone in answer.get("expiring") or []:
+        tags = f": {', '.join(gone['tags'])}" if gone["tags"] else ""
+        count = "it is still looking what goes; ask again" if gone["count"] is None else f"{gone['count']} go"
+        lines.append(f"{gone['place']}: {count}{tags}")
+    return lines
 
 
 def _changed(out: Output, answer: Json) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from berth.cli.berth._runs import so_far, wait_for
-from berth.cli.output import Column, Format, Output, OutputOption
+from berth.cli.output import Column, Format, Output, OutputOption, YesOption, confirm
 from berth.client import Berth
 from berth.errors import InvalidInput, NotFound, RemoteError
 
@@ -146,12 +146,16 @@ def rule_disable(name: Name, output: OutputOption = Format.text) -> None:
     _switch(name, enabled=False, output=output)
 
 
-def rule_rm(name: Name, output: OutputOption = Format.text) -> None:
+def rule_rm(name: Name, yes: YesOption = False, output: OutputOption = Format.text) -> None:
     """Remove a rule. What it copied stays where it is.
 
     Example: berth sync rule rm home
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            rule = berth.sync.show(name)
+            what = f"{rule['source']} → {rule['target']}, project {rule['project']}"
+            confirm(f"Remove rule {name} ({what}) with its runs? Nothing is copied or withdrawn by it any more.")
         berth.sync.rm(name)
     Output(output).result({"removed": name}, f"Removed rule {name}.")
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption
+from berth.cli.output import Format, Output, OutputOption, YesOption, confirm
 from berth.client import Berth
+from berth.client.session import Json
 
 
 def create(
@@ -46,6 +47,7 @@ def ls(output: OutputOption = Format.text) -> None:
 
 def revoke(
     token_id: Annotated[int, typer.Argument(metavar="ID", help="Number of the token, as `berth token ls` shows it.")],
+    yes: YesOption = False,
     output: OutputOption = Format.text,
 ) -> None:
     """Revoke a token at once.
@@ -53,5 +55,16 @@ def revoke(
     Example: berth token revoke 17
     """
     with Berth.from_settings() as berth:
+        if not yes:
+            found = next((row for row in berth.tokens.ls() if row["id"] == token_id), None)
+            confirm(f"Revoke token {token_id}{_described(found)}? What signs in with it is refused at once.")
         berth.tokens.revoke(token_id)
     Output(output).result({"revoked": token_id}, f"Revoked token {token_id}.")
+
+
+def _described(token: Json | None) -> str:
+    if token is None:
+        return ""
+    name = f" {token['name']!r}" if token.get("name") else ""
+    what = f", {token['role']} in {token['project']}" if token.get("project") else ", with all rights"
+    return f"{name} of {token['user']}{what}"

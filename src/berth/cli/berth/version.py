@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from berth.cli.output import Format, Output, OutputOption, confirm
+from berth.cli.output import Format, Output, OutputOption, YesOption, confirm
 from berth.client import Berth
 
 Ref = Annotated[str, typer.Argument(help="project/model:version, alias, latest, range or @digest.")]
@@ -39,7 +39,7 @@ def show(ref: Ref, output: OutputOption = Format.text) -> None:
 
 def rm(
     ref: Annotated[str, typer.Argument(help="project/model:version or @digest.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     output: OutputOption = Format.text,
 ) -> None:
     """Delete a version. Its number stays taken for ever.

@@ -27,7 +27,6 @@ from berth.adapters.registries.contract import (
     Registry,
     ScanLogging,
     Scanning,
-    Watched,
 )
 from berth.db.registries import RegistryRow
 from berth.errors import InvalidInput, ManifestUnknown, NotFound, Unsupported
@@ -93,20 +92,32 @@ async def opened(request: Request, name: str) -> AsyncIterator[Opened]:
 
 
 class RegistryHealth(BaseModel):
-    """`components`: "healthy", or what is wrong."""
+    """`components`: "healthy", or what there is to say. Null: it does not tell."""
 
     healthy: bool
     components: dict[str, str]
     version: str | None
     read_only: bool | None
+    free_bytes: int | None
+    milliseconds: int | None
+
+
+class UsedRepository(BaseModel):
+    """`used` in bytes; null where the registry does not tell."""
+
+    repository: str
+    used: int | None
+    images: int | None
+    tags: int | None
 
 
 class RegistryUsage(BaseModel):
-    """Bytes; null where the registry does not tell, or sets no limit."""
+    """Bytes; null where the registry does not tell, or sets no limit. `repositories`: where it tells of each."""
 
     project: str
     used: int | None
     limit: int | None
+    repositories: list[UsedRepository]
 
 
 class VersionThere(BaseModel):
@@ -182,11 +193,12 @@ class CleanUpRun(BaseModel):
 
 @router.get("/registries/{name}/health", **operation(ACTION, "registryHealth", "How is a registry?"))
 async def health(request: Request, name: str) -> RegistryHealth:
-    async with opened(request, name) as there:
-        if not isinstance(there.registry, Watched):
-            raise there.cannot("does not say how it is", "berth registry probe asks what it can do.")
-        found = await there.registry.health()
-        return RegistryHealth(**{**asdict(found), "components": dict(found.components)})
+    """It is asked once, for 20 seconds at most; one that is away, or refuses our credentials, is not healthy."""
+    async with acting(request) as call:
+        services = call.services
+        row = await access_registries.registry_named(call.conn, name)
+    found = await factory_of(services).health(access_registries.settings_of(row, sealer_of(services)))
+    return RegistryHealth(**{**asdict(found), "components": dict(found.components)})
 
 
 @router.get("/registries/{name}/usage", **operation(ACTION, "registryUsage", "How full is a registry?"))
@@ -197,7 +209,8 @@ async def usage(request: Request, name: str, project: Annotated[str, Query(max_l
         if not isinstance(there.registry, Measured):
             raise there.cannot("does not tell how full it is", "Its own pages may.")
         found = await there.registry.usage(project)
-        return RegistryUsage(project=project, used=found.used, limit=found.limit)
+        each = [UsedRepository(**asdict(one)) for one in found.repositories]
+        return RegistryUsage(project=project, used=found.used, limit=found.limit, repositories=each)
 
 
 @router.post(

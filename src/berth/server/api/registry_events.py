@@ -44,11 +44,13 @@ class InstalledHook(BaseModel):
 
 
 class Hook(BaseModel):
-    """`secret` and `authorization` are shown once, when the secret is made."""
+    """`secret` and `authorization` are shown once, when the secret is made, and then `address` may hold it, too."""
 
-    address: str
+    address: str = Field(description="Where deliveries come to; with the secret for registries that send no header.")
     secret: str | None
-    authorization: str | None = Field(description="The header `Authorization` that deliveries are to carry.")
+    authorization: str | None = Field(
+        description="The header `Authorization` that deliveries are to carry; null where a kind cannot send one."
+    )
     installed: list[InstalledHook]
 
 
@@ -108,9 +110,9 @@ async def hook(request: Request, name: str, body: NewHook) -> Hook:
         finally:
             await registry.close()
     return Hook(
-        address=address,
+        address=access_hooks.address_with(address, secret) if made and kind.proven_by == "address" else address,
         secret=secret if made else None,
-        authorization=header if made else None,
+        authorization=header if made and kind.proven_by == "header" else None,
         installed=installed,
     )
 

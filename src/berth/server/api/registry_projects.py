@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from berth.access import registries as access_registries
-from berth.adapters.registries.contract import Administered, Administration, ProjectPlan, Robot
+from berth.adapters.registries.contract import Administered, Administration, ProjectPlan, Retaining, Robot
 from berth.errors import NotFound
 from berth.oci.reference import check_project
 from berth.server.api.operations import Text, operation, resource
@@ -121,8 +121,38 @@ class NewRetention(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     keep_newest: int = Field(ge=1, le=100_000, description="Of each repository, by time of push.")
-    schedule: Text = Field("0 0 0 * * *", max_length=100, description="The registry's own cron; Harbor: six fields.")
+    schedule: Text | None = Field(
+        None, max_length=100, description="Harbor: cron of six fields; GitLab: 1d, 7d, 14d, 1month or 3month."
+    )
     dry_run: bool = False
+
+
+class RetainedPlace(BaseModel):
+    """`keep_newest` is null where everything is kept, or other rules decide; `rules` in the registry's words."""
+
+    place: str
+    keep_newest: int | None
+    schedule: str | None
+    rules: list[str]
+
+
+class RetainedPlaces(BaseModel):
+    items: list[RetainedPlace]
+    next: str | None = None
+
+
+class ExpiringThere(BaseModel):
+    """`count` is null while the registry is still looking; `tags` are the first of them."""
+
+    place: str
+    count: int | None
+    tags: list[str]
+
+
+class RetentionChanges(Changes):
+    """`expiring`: what goes, by the registry's own preview; null where it has none."""
+
+    expiring: list[ExpiringThere] | None
 
 
 class NewRetentionRun(BaseModel):
@@ -238,12 +268,38 @@ async def unprotect(request: Request, name: str, managed: str, rule_id: int) -> 
     return Response(status_code=204)
 
 
+@asynccontextmanager
+async def retaining(request: Request, name: str, managed: str) -> AsyncIterator[tuple[Opened, Retaining]]:
+    check_project(managed)
+    async with opened(request, name) as there:
+        if not isinstance(there.registry, Retaining):
+            raise there.cannot("has no retention that is set from here", "A sync rule can prune what its source lost.")
+        yield there, there.registry
+
+
+@router.get(_PROJECT + "/retention", **operation(ACTION, "showRemoteRetentionPolicy", "What does a registry keep?"))
+async def retained(request: Request, name: str, managed: str) -> RetainedPlaces:
+    """One item for each place with rules of its own: a project, or at ECR a repository."""
+    async with retaining(request, name, managed) as (_, keeping):
+        found = await keeping.retained(managed)
+        return RetainedPlaces(items=[RetainedPlace(**{**asdict(one), "rules": list(one.rules)}) for one in found])
+
+
 @router.put(_PROJECT + "/retention", **operation(ACTION, "setRemoteRetention", "Set how many versions are kept"))
-async def retain(request: Request, name: str, managed: str, body: NewRetention) -> Changes:
-    """What is not kept goes with the next run; POST …/retention/runs shows what that would be."""
-    async with administered(request, name, managed) as (there, projects):
-        changes = await projects.keep_newest(managed, body.keep_newest, schedule=body.schedule, dry_run=body.dry_run)
-        return await _changed(there, managed, changes, dry_run=body.dry_run)
+async def retain(request: Request, name: str, managed: str, body: NewRetention) -> RetentionChanges:
+    """What is not kept goes by itself, at the registry's time. `dry_run` says what that would be, where it tells."""
+    async with retaining(request, name, managed) as (there, keeping):
+        found = await keeping.retain(managed, body.keep_newest, schedule=body.schedule, dry_run=body.dry_run)
+        if found.changes and not body.dry_run:
+            await there.record({"project": managed, "changes": list(found.changes)})
+        expiring = found.expiring
+        return RetentionChanges(
+            changes=list(found.changes),
+            dry_run=body.dry_run,
+            expiring=None
+            if expiring is None
+            else [ExpiringThere(place=e.place, count=e.count, tags=list(e.tags)) for e in expiring],
+        )
 
 
 @router.post(

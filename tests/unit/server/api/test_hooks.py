@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
 from datetime import timedelta
 from typing import Any
@@ -13,6 +15,7 @@ from sqlalchemy import text
 from berth.jobs import forget_registry_events
 from berth.jobs.context import JobContext
 from tests.contracts.registries.harbor_double import PASSWORD, USER, HarborDouble
+from tests.contracts.registries.test_hosted_notifications import AWS, GITHUB, GOOGLE, HUB, ZOT, ZOT_HEADERS
 from tests.contracts.registries.test_notifications import ENVELOPE, HARBOR
 from tests.unit.server.api.conftest import Staffed
 from tests.unit.wire.peer import running
@@ -151,10 +154,82 @@ async def test_strangers_do_not_make_us_read_their_body(staff: Staffed) -> None:
     assert (await deliver(staff, "Bearer wrong", b" " * (2 * 1024 * 1024))).status_code == 401
 
 
+async def added(staff: Staffed, name: str, kind: str, **options: str) -> None:
+    body = {"name": name, "kind": kind, "url": "https://registry.example", "options": options}
+    answer = await staff.world.ask("POST", "/registries", token=staff.tokens["root"], json=body)
+    assert answer.status_code == 201, answer.text
+
+
+async def test_where_no_header_can_be_set_the_address_holds_the_secret(staff: Staffed) -> None:
+    await added(staff, "docker", "hub")
+    made = (await hook(staff, "docker")).json()
+    assert made["address"] == f"http://berth.test/hooks/docker?token={made['secret']}"
+    assert made["authorization"] is None
+    again = (await hook(staff, "docker")).json()
+    assert (again["address"], again["secret"]) == ("http://berth.test/hooks/docker", None)
+    body = json.dumps(HUB).encode()
+    for token, status in ((made["secret"], 202), ("", 401), (made["secret"] + "x", 401), ("%00", 401)):
+        answer = await staff.world.ask("POST", f"/hooks/docker?token={token}", content=body)
+        assert answer.status_code == status, (token, answer.text)
+    assert (await staff.world.ask("POST", "/hooks/docker", content=body)).status_code == 401
+
+
+async def test_github_signs_what_it_sends(staff: Staffed) -> None:
+    await added(staff, "gh", "ghcr", prefix="acme")
+    made = (await hook(staff, "gh")).json()
+    assert (made["authorization"], made["address"]) == (None, "http://berth.test/hooks/gh")
+    secret, body = made["secret"], json.dumps(GITHUB).encode()
+
+    async def signed(key: str, content: bytes, *, of: bytes | None = None, name: str = "gh") -> Any:
+        signature = hmac.new(key.encode(), content if of is None else of, hashlib.sha256).hexdigest()
+        headers = {"X-Hub-Signature-256": f"sha256={signature}", "X-GitHub-Event": "registry_package"}
+        headers["X-GitHub-Delivery"] = "72d3162e-cc78-11e3-81ab-4c9367dc0958"
+        return await staff.world.ask("POST", f"/hooks/{name}", content=content, headers=headers)
+
+    taken = await signed(secret, body)
+    assert (taken.status_code, taken.json()) == (202, {"new": 1, "repeated": 0, "foreign": 0})
+    assert (await signed(secret, body)).json()["repeated"] == 1, "GitHub's own id tells that it is the same"
+    refused = [
+        await signed("another secret", body),
+        await signed(secret, body + b" ", of=body),
+        await signed(secret, body, name="unknown"),
+        await signed("", body, name="unknown"),
+    ]
+    assert [answer.status_code for answer in refused] == [401] * 4
+    assert len({answer.content for answer in refused}) == 1
+    assert (await signed(secret, b"not json")).status_code == 400
+    assert (await signed("another secret", b"x" * (1024 * 1024 + 1))).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "body", "headers"),
+    [
+        ("ecr", {"account": "123456789012", "region": "eu-west-1"}, AWS, {}),
+        ("google", {"prefix": "acme/models"}, GOOGLE, {}),
+        ("zot", {}, ZOT, ZOT_HEADERS),
+    ],
+)
+async def test_what_other_kinds_tell_leads_to_the_same_events(
+    staff: Staffed, kind: str, options: dict[str, str], body: Any, headers: dict[str, str]
+) -> None:
+    await added(staff, "other", kind, **options)
+    secret = (await hook(staff, "other")).json()["secret"]
+    # EventBridge and zot send user and password as Basic.
+    basic = base64.b64encode(f"berth:{secret}".encode()).decode()
+    sent = {**headers, "Authorization": f"Basic {basic}"}
+    content = json.dumps(body).encode()
+    taken = await staff.world.ask("POST", "/hooks/other", content=content, headers=sent)
+    assert (taken.status_code, taken.json()) == (202, {"new": 1, "repeated": 0, "foreign": 0}), taken.text
+    listed = await staff.world.ask("GET", "/registries/other/events", token=staff.tokens["root"])
+    [event] = listed.json()["items"]
+    assert (event["action"], event["repository"], event["tag"]) == ("pushed", "lab/demo", "1.0.0")
+    assert (await staff.world.ask("POST", "/hooks/other", content=b"{}", headers=sent)).status_code == 400
+
+
 async def test_a_kind_that_tells_nothing_gets_no_hook(staff: Staffed) -> None:
-    ghcr = {"name": "ghcr", "kind": "ghcr", "url": "https://ghcr.io"}
-    await staff.world.ask("POST", "/registries", token=staff.tokens["root"], json=ghcr)
-    refused = await hook(staff, "ghcr")
+    other = {"name": "other", "kind": "berth", "url": "https://berth.example"}
+    await staff.world.ask("POST", "/registries", token=staff.tokens["root"], json=other)
+    refused = await hook(staff, "other")
     assert (refused.status_code, refused.json()["code"]) == (405, "unsupported")
     assert "schedule" in refused.json()["hint"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,35 @@ async def test_what_is_not_there_or_no_reference_is_said_so(staff: Staffed, refe
 
 async def test_health_usage_and_what_it_knows(staff: Staffed, double: HarborDouble) -> None:
     digest = await push(double, await url_of(staff))
-    assert (await ask(staff, "GET", "/health"))[1] == {
+    health = (await ask(staff, "GET", "/health"))[1]
+    assert health.pop("milliseconds") >= 0
+    assert health == {
         "healthy": True,
         "components": {"core": "healthy"},
         "version": "v2.15.2",
         "read_only": False,
+        "free_bytes": None,
     }
-    assert (await ask(staff, "GET", "/usage?project=vision"))[1] == {"project": "vision", "used": 2, "limit": None}
+    assert (await ask(staff, "GET", "/usage?project=vision"))[1] == {
+        "project": "vision",
+        "used": 2,
+        "limit": None,
+        "repositories": [],
+    }
     found = (await ask(staff, "GET", f"/artifact?reference={REF}"))[1]
     assert (found["digest"], found["tags"], found["pulled_at"], found["pulls_told"]) == (digest, ["1.0.0"], None, 0)
+
+
+async def test_a_registry_that_is_away_is_an_answer(staffed: Staffed) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody listens
+        added = {"name": "gone", "kind": "distribution", "url": f"http://127.0.0.1:{held.getsockname()[1]}"}
+        root = staffed.tokens["root"]
+        assert (await staffed.world.ask("POST", "/registries", token=root, json=added)).status_code == 201
+        answer = await staffed.world.ask("GET", "/registries/gone/health", token=root)
+    assert (answer.status_code, answer.json()["healthy"]) == (200, False), answer.text
+    assert list(answer.json()["components"]) == ["reachable"]
+    assert (await staffed.world.ask("GET", "/registries/none/health", token=root)).status_code == 404
 
 
 async def test_pulls_that_its_webhook_told_of_are_shown(staff: Staffed, double: HarborDouble) -> None:
@@ -187,6 +208,15 @@ async def test_tags_are_protected_and_old_versions_kept_or_not(staff: Staffed, d
     assert (await ask(staff, "POST", "/projects/vision/retention/runs", {}))[0] == 404
     kept = await ask(staff, "PUT", "/projects/vision/retention", {"keep_newest": 20})
     assert kept[1]["changes"][0] == "kept: everything → 20"
+    assert kept[1]["expiring"] is None
+    assert (await ask(staff, "GET", "/projects/vision/retention"))[1]["items"] == [
+        {
+            "place": "vision",
+            "keep_newest": 20,
+            "schedule": "0 0 0 * * *",
+            "rules": ["the newest 20 by push"],
+        }
+    ]
     status, run = await ask(staff, "POST", "/projects/vision/retention/runs", {})
     assert (status, run["dry_run"]) == (202, True)
     assert run["repositories"] == [{"repository": "lab/demo", "found": 12, "kept": 10}]
@@ -199,13 +229,14 @@ async def test_tags_are_protected_and_old_versions_kept_or_not(staff: Staffed, d
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("GET", "/health", None),
         ("GET", "/usage?project=vision", None),
         ("POST", "/scans", {"reference": REF}),
         ("GET", f"/scans?reference={REF}", None),
         ("GET", f"/artifact?reference={REF}", None),
         ("POST", "/gc", {}),
         ("GET", "/projects/vision", None),
+        ("GET", "/projects/vision/retention", None),
+        ("PUT", "/projects/vision/retention", {"keep_newest": 3}),
     ],
 )
 async def test_what_a_kind_cannot_do_is_said_with_the_next_step(

@@ -125,6 +125,7 @@ SERVICE_ROUTES: list[tuple[str, str, Any, set[str]]] = [
     ("POST", "/registries/none/projects/vision/protected-tags", {}, {"root"}),
     ("DELETE", "/registries/none/projects/vision/protected-tags/1", None, {"root"}),
     ("PUT", "/registries/none/projects/vision/retention", {"keep_newest": 1}, {"root"}),
+    ("GET", "/registries/none/projects/vision/retention", None, {"root"}),
     ("POST", "/registries/none/projects/vision/retention/runs", {}, {"root"}),
     ("GET", "/registries/none/projects/vision/retention/runs/1", None, {"root"}),
     # Which versions decides who may; the roles are in test_moving.py.
