@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from berth.adapters.registries.contract import LARGE_BYTES, Limited, Registry
+from berth.adapters.registries.contract import LARGE_BYTES, Limited, Registry, Telling
 from berth.errors import (
     BlobUnknownToManifest,
     Conflict,
@@ -314,16 +314,18 @@ class _Copy:
 
     async def _bring_blob(self, blob: Descriptor) -> None:
         digest, repository = blob.digest, self.target_repository
-        if await self._again(lambda: self.target.blob_size(repository, digest)) is not None:
+        sent = 0
+        # Of a large blob the end of a broken upload may be all that is missing: that is another way in.
+        tells = isinstance(self.target, Telling) and self.target.tells_on_upload and 0 < blob.size < LARGE_BYTES
+        if not tells and await self._again(lambda: self.target.blob_size(repository, digest)) is not None:
             self.copied.blobs_present += 1
-            sent = 0
         elif await self._mounted(digest):
             self.copied.blobs_mounted += 1
-            sent = 0
-        else:
-            sent = await self._bring_over(blob)
+        elif (sent := await self._bring_over(blob)) or not tells:
             self.copied.blobs_sent += 1
             self.copied.bytes_sent += sent
+        else:
+            self.copied.blobs_present += 1
         self.flow.remember(digest, repository)
         await self.journal.whole(digest, size=blob.size, sent=sent)
 

@@ -56,6 +56,7 @@ class Upload:
         restartable: whether `open` can be called again; without it a broken upload is not repeated.
         sent: told the number of bytes as they leave (bytes sent again are not counted again).
         absent: the registry has just said that it lacks the blob, so it is not asked first.
+        tells: it says so when an upload begins, asked to mount the blob from the repository itself: a request less.
         keeper: remembers the chunks' session, so that another process can go on with it.
         or_whole: a registry that refuses chunks gets the blob in one PUT instead.
     """
@@ -68,6 +69,7 @@ class Upload:
     restartable: bool = True
     sent: Callable[[int], None] = lambda _: None
     absent: bool = False
+    tells: bool = False
     keeper: Keeper | None = None
     or_whole: bool = False
 

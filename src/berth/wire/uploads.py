@@ -32,12 +32,16 @@ async def put(client: RegistryClient, repository: str, upload: Upload) -> Arriva
     Raises:
         IntegrityError: the source has other bytes than the digest names (nothing is stored).
     """
+    location: httpx.URL | None = None
     try:
-        if not upload.absent and await blobs.head(client, repository, upload.digest) is not None:
+        if upload.tells and not upload.absent:
+            present, location = await _mount(client, repository, upload.digest, repository)
+            if present:
+                return Arrival.present
+        elif not upload.absent and await blobs.head(client, repository, upload.digest) is not None:
             return Arrival.present
     except RemoteAuthError:
         pass  # an answer to HEAD has no body: the POST below is refused with the reason, or the right is to push only
-    location: httpx.URL | None = None
     for origin in upload.mount_from:
         if origin == repository:
             continue

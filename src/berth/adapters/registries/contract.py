@@ -360,6 +360,16 @@ class Probing(Protocol):
 
 
 @runtime_checkable
+class Telling(Protocol):
+    """It may say at the start of an upload whether it has the blob, so that it need not be asked before."""
+
+    @property
+    def tells_on_upload(self) -> bool:
+        """Whether it is known to. Then `push_blob` reads nothing of a blob that is there."""
+        ...
+
+
+@runtime_checkable
 class Confirming(Protocol):
     """It says for less what a tag means, to those who have a guess."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import ClassVar
 
@@ -30,6 +31,7 @@ from berth.adapters.registries.lists import Lists
 from berth.adapters.registries.names import LIMITS, RULES, Limits, Names
 from berth.adapters.registries.notifications import of_envelope
 from berth.errors import (
+    BerthError,
     Conflict,
     DigestInvalid,
     IntegrityError,
@@ -54,6 +56,7 @@ from berth.wire.auth import ANONYMOUS, Credential, CredentialSource
 from berth.wire.client import RegistryClient
 from berth.wire.retry import RetryPolicy
 from berth.wire.sending import Upload
+from berth.wire.uploads import Arrival
 
 ABSENT_BLOBS = 1_000
 # Of large blobs: what a break costs at most where a registry, or a proxy before it, keeps nothing of a broken request.
@@ -115,6 +118,7 @@ class DistributionRegistry:
         self._lists = Lists(self.client)
         # Blobs that were just asked for and are not there: whoever sends one need not ask again.
         self._absent: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._tells: bool | None = None  # not known yet
 
     # ---- what subclasses change
 
@@ -229,12 +233,31 @@ class DistributionRegistry:
         else:
             source = _Chunks(aiter(chunks) if isinstance(chunks, Resumable) else chunks)
             upload = Upload(
-                digest, size, source.opened, chunk_bytes=asked, restartable=source.restartable, absent=absent
+                digest,
+                size,
+                source.opened,
+                chunk_bytes=asked,
+                restartable=source.restartable,
+                absent=absent,
+                tells=self.tells_on_upload,
             )
         try:
-            await uploads.put(self.client, name, upload)
+            arrival = await uploads.put(self.client, name, upload)
         except IntegrityError as error:
             raise DigestInvalid(f"The pushed bytes are not {digest} ({size} bytes).", detail=error.detail) from error
+        if arrival is Arrival.uploaded and self._tells is None:
+            await self._learn(name, digest)
+
+    @property
+    def tells_on_upload(self) -> bool:
+        return self._tells is True
+
+    async def _learn(self, name: str, digest: str) -> None:
+        """Mount a blob that it has for certain from where it is: only a registry that then says so is relied on."""
+        self._tells = False
+        if self.capabilities.mount:
+            with suppress(BerthError):
+                self._tells = await uploads.mount(self.client, name, digest, source=name)
 
     def _chunk_bytes(self) -> int | None:
         """Bytes per request as configured; None = whole blobs in one, which every registry takes, unless large."""
