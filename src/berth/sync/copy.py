@@ -16,26 +16,20 @@ from berth.adapters.registries.contract import LARGE_BYTES, Limited, Registry, T
 from berth.errors import (
     BlobUnknownToManifest,
     Conflict,
-    DigestInvalid,
     IntegrityError,
     InvalidInput,
-    RemoteAuthError,
-    RemoteError,
-    SizeInvalid,
     TooLarge,
-    TooManyRequests,
-    Unavailable,
     Unsupported,
 )
 from berth.oci import digest as digests
 from berth.oci import manifest as manifests
 from berth.oci import media_types as types
-from berth.oci import referrers
 from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
-from berth.sync.depot import DepotRegistry
+from berth.sync.evidence import evidence_of
 from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, each, first
 from berth.sync.large import LargeBlob
+from berth.sync.trying import again
 
 T = TypeVar("T")
 
@@ -43,10 +37,6 @@ MAX_MANIFESTS: Final = 2_000
 MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 # A signature on a signature is evidence too; beyond that nobody looks.
 EVIDENCE_DEPTH: Final = 3
-FIRST_WAIT_SECONDS: Final = 0.5
-LONGEST_WAIT_SECONDS: Final = 30.0
-# What waiting may cure, a transfer that arrived damaged included.
-PASSING: Final = (DigestInvalid, IntegrityError, RemoteError, SizeInvalid, TooManyRequests, Unavailable)
 # With these a registry says that it does not take this piece of evidence; the version itself is not in doubt.
 REFUSALS: Final = (Conflict, InvalidInput, TooLarge, Unsupported)
 
@@ -390,31 +380,9 @@ class _Copy:
             level = found
 
     async def _evidence_of(self, subject: str, root: str) -> list[tuple[str, str | None]]:
-        """What refers to one manifest at the source, with its tag if it has one."""
-        there: list[tuple[str, str | None]] = [
-            (entry.digest, None)
-            for entry in await self._again(lambda: self.source.referrers(self.source_repository, subject))
-        ]
-        for tag in self._evidence_tags(subject):
-            stat = await self._again(lambda tag=tag: self.source.stat(self.source_repository, tag))  # type: ignore[misc]
-            if stat is not None:
-                there.append((stat.digest, tag))
-        if isinstance(self.source, DepotRegistry):
-            # Whoever may push can have anything refer to an admitted version; that alone lets nothing out.
-            named = [digest for digest, _ in there]
-            let_out = await self.source.may_leave(self.source_repository, named, root=root)
-            there = [(digest, tag) for digest, tag in there if digest in let_out]
-        return there
-
-    def _evidence_tags(self, subject: str) -> list[str]:
-        if digests.parse(subject).algorithm != "sha256":
-            return []
-        base = referrers.fallback_tag(subject)
-        return [
-            tag
-            for tag in (f"{base}.sig", f"{base}.att", f"{base}.sbom")
-            if self.known_tags is None or tag in self.known_tags
-        ]
+        return await evidence_of(
+            self.source, self.source_repository, subject, root=root, flow=self.flow, known_tags=self.known_tags
+        )
 
     async def _bring_one(self, digest: str, tag: str | None) -> bool:
         try:
@@ -454,21 +422,6 @@ class _Copy:
 
     async def _again(self, do: Callable[[], Awaitable[T]]) -> T:
         return await again(do, flow=self.flow)
-
-
-async def again(do: Callable[[], Awaitable[T]], *, flow: Flow) -> T:
-    """Do something, again after a while when the failure may pass; refused credentials do not get better."""
-    failures = 0
-    while True:
-        try:
-            return await do()
-        except PASSING as error:
-            failures += 1
-            if failures >= flow.limits.attempts or isinstance(error, RemoteAuthError):
-                raise
-            asked = error.detail.get("retry_after")
-            wait = float(asked) if isinstance(asked, int | float) else FIRST_WAIT_SECONDS * 2 ** (failures - 1)
-            await flow.sleep(min(wait, LONGEST_WAIT_SECONDS))
 
 
 def _leaves_first(nodes: Sequence[_Node]) -> list[list[_Node]]:

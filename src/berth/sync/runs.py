@@ -20,7 +20,6 @@ from berth.db import queue
 from berth.db.engine import Database
 from berth.db.sealing import Sealer
 from berth.errors import BerthError, Conflict
-from berth.sync.copy import again
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, first
 from berth.sync.images import bring, holds_version
@@ -35,6 +34,7 @@ from berth.sync.publishing.recall import recall
 from berth.sync.resuming.kept import KeptUploads
 from berth.sync.resuming.queries import Owner
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
+from berth.sync.trying import again
 from berth.sync.underway import ItemJournal, Underway, begin
 from berth.wire.plan import Terms, plan
 

@@ -19,7 +19,6 @@ from berth.db.registries import RegistryRow
 from berth.errors import BerthError
 from berth.oci.version import from_tag, is_version_tag, to_tag
 from berth.sync import runs
-from berth.sync.copy import PASSING
 from berth.sync.events import queries
 from berth.sync.events.queries import EventRow, Lost
 from berth.sync.journal import queries as rules
@@ -27,6 +26,7 @@ from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing.publish import is_admitted, wanted
 from berth.sync.publishing.record import PUBLISH, later
+from berth.sync.trying import PASSING
 
 BATCH: Final = 200
 log = structlog.get_logger(__name__)

@@ -13,7 +13,6 @@ from berth.adapters.stores.contract import BlobStore
 from berth.db.engine import Database
 from berth.errors import BerthError, Conflict, SetupError
 from berth.oci.version import SemVer, from_tag
-from berth.sync.copy import again
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow
 from berth.sync.importing import queries as imports
@@ -26,6 +25,7 @@ from berth.sync.listing import all_tags
 from berth.sync.places import RegistryDirectory
 from berth.sync.rules import DEPOT
 from berth.sync.runs import enqueue
+from berth.sync.trying import again
 from berth.sync.underway import ItemJournal, Underway, begin
 
 PRINCIPAL = "import"

@@ -17,7 +17,6 @@ from berth.db.sealing import Sealer
 from berth.errors import BerthError, ManifestUnknown
 from berth.gates.verdicts import verdict_of
 from berth.oci.version import to_tag
-from berth.sync.copy import PASSING
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, Limits
 from berth.sync.images import bring
@@ -30,6 +29,7 @@ from berth.sync.publishing.record import arrived, next_try
 from berth.sync.resuming.kept import KeptUploads
 from berth.sync.resuming.queries import Owner
 from berth.sync.rules import DEPOT, limits_of, read_terms
+from berth.sync.trying import PASSING
 from berth.wire.plan import plan
 
 log = structlog.get_logger(__name__)

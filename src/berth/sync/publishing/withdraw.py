@@ -19,7 +19,6 @@ from berth.errors import BerthError, IntegrityError, InvalidInput
 from berth.gates.policies import from_json
 from berth.oci.version import to_tag
 from berth.sync.cache.fetcher import Fetcher
-from berth.sync.copy import PASSING
 from berth.sync.images import holds_version
 from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries
@@ -27,6 +26,7 @@ from berth.sync.publishing.publish import is_admitted
 from berth.sync.publishing.queries import Placement
 from berth.sync.publishing.recall import recall
 from berth.sync.rules import DEPOT
+from berth.sync.trying import PASSING
 
 LEFT: Final = {
     "mark": "It is denied here and marked so; the policy (on_deny: mark) leaves the copy where it is.",

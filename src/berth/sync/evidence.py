@@ -1,0 +1,50 @@
+"""What is said about a manifest at the place it is copied from? Referrers, and tags of signatures and attestations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+
+from berth.adapters.registries.contract import Registry
+from berth.oci import digest as digests
+from berth.oci import referrers
+from berth.sync.depot import DepotRegistry
+from berth.sync.flow import Flow
+from berth.sync.trying import again
+
+
+async def evidence_of(
+    source: Registry,
+    repository: str,
+    subject: str,
+    *,
+    root: str,
+    flow: Flow,
+    known_tags: Collection[str] | None,
+) -> list[tuple[str, str | None]]:
+    """Digests of what refers to one manifest, each with its tag if it has one.
+
+    Args:
+        root: the version that the subject belongs to: of the depot, only what may leave with it is named.
+        known_tags: all tags of the repository, if the caller has them: saves asking for signature tags.
+    Raises:
+        RemoteError, Unavailable, TooManyRequests: the source failed, also when tried again.
+    """
+    listed = await again(lambda: source.referrers(repository, subject), flow=flow)
+    there: list[tuple[str, str | None]] = [(entry.digest, None) for entry in listed]
+    for tag in _tags(subject, known_tags):
+        stat = await again(partial(source.stat, repository, tag), flow=flow)
+        if stat is not None:
+            there.append((stat.digest, tag))
+    if isinstance(source, DepotRegistry):
+        # Whoever may push can have anything refer to an admitted version; that alone lets nothing out.
+        let_out = await source.may_leave(repository, [digest for digest, _ in there], root=root)
+        there = [(digest, tag) for digest, tag in there if digest in let_out]
+    return there
+
+
+def _tags(subject: str, known: Collection[str] | None) -> list[str]:
+    if digests.parse(subject).algorithm != "sha256":
+        return []
+    base = referrers.fallback_tag(subject)
+    return [tag for tag in (f"{base}.sig", f"{base}.att", f"{base}.sbom") if known is None or tag in known]
