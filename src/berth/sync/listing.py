@@ -20,22 +20,37 @@ from berth.sync.flow import each
 from berth.sync.images import matched
 from berth.wire.plan import Listed, Terms, in_scope, source_name, target_name
 
+# (repository, tag) → the digest that the tag probably means.
+Guesses = Mapping[tuple[str, str], str]
 PAGE: Final = 500
 
 
 async def compared(
-    terms: Terms, source: Registry, target: Registry, *, judge: DepotRegistry | None = None
+    terms: Terms,
+    source: Registry,
+    target: Registry,
+    *,
+    judge: DepotRegistry | None = None,
+    remembered: Guesses | None = None,
 ) -> tuple[list[Listed], list[Listed]]:
     """Both listings, ready for `plan`.
 
     Args:
         judge: asked for verdicts about content of other registries when the rule wants only what is admitted.
+        remembered: what tags of the source meant the last time; asked whether it is still so, registries work less.
 
     Raises:
         Unsupported: a glob over models at a registry that cannot list its repositories.
         RemoteError, Unavailable, TooManyRequests: a place failed. A plan is made from whole listings or not at all.
     """
-    ours = await _list(terms, source, project=terms.project, mine=lambda name: in_scope(terms, name), sides="source")
+    ours = await _list(
+        terms,
+        source,
+        project=terms.project,
+        mine=lambda name: in_scope(terms, name),
+        sides="source",
+        guesses=remembered or {},
+    )
     names = {target_name(terms, listed.repository) for listed in ours}
     guesses = {(target_name(terms, listed.repository), listed.tag): listed.digest for listed in ours}
     theirs = await _list(
@@ -61,8 +76,8 @@ async def _list(
     project: str,
     mine: Callable[[str], bool],
     sides: str,
+    guesses: Guesses,
     known: Iterable[str] = (),
-    guesses: Mapping[tuple[str, str], str] | None = None,
 ) -> list[Listed]:
     if isinstance(place, DepotRegistry):
         return [listed for listed in await place.listed(project) if mine(listed.repository)]
@@ -75,7 +90,7 @@ async def _list(
         names.add(f"{project}/{terms.model}")
     found: list[Listed] = []
     for name in sorted(names):
-        found += await _tags_of(terms, place, name, source=sides == "source", guesses=guesses or {})
+        found += await _tags_of(terms, place, name, source=sides == "source", guesses=guesses)
     return found
 
 
@@ -106,9 +121,7 @@ async def all_tags(place: Registry, repository: str) -> list[str]:
             return names
 
 
-async def _tags_of(
-    terms: Terms, place: Registry, repository: str, *, source: bool, guesses: Mapping[tuple[str, str], str]
-) -> list[Listed]:
+async def _tags_of(terms: Terms, place: Registry, repository: str, *, source: bool, guesses: Guesses) -> list[Listed]:
     names = await all_tags(place, repository)
     wanted = [
         name

@@ -104,7 +104,11 @@ class _Run(Underway):
     async def _plan(self, source: Registry, target: Registry) -> None:
         depot = await self._places.open(DEPOT)
         judge = depot if isinstance(depot, DepotRegistry) else None
-        ours, theirs = await again(lambda: compared(self._terms, source, target, judge=judge), flow=self._flow)
+        async with self._db.reading() as conn:
+            remembered = await queries.source_digests(conn, self._rule.id, before=self._run_id)
+        ours, theirs = await again(
+            lambda: compared(self._terms, source, target, judge=judge, remembered=remembered), flow=self._flow
+        )
         if isinstance(source, DepotRegistry):
             wait = await self._held_back()
             ours = [replace(listed, held_back=wait) for listed in ours] if wait else ours

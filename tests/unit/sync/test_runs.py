@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from berth.adapters.registries.contract import Registry
 from berth.db.engine import Database
 from berth.errors import Conflict, RemoteError, Unavailable
 from berth.jobs import run_sync, schedule_sync
@@ -52,6 +53,40 @@ async def test_a_push_brings_admitted_versions_and_a_second_one_nothing(lab: Lab
     again, items = await carry_out(lab, rule)
     assert (again.state, again.bytes_transferred) == ("succeeded", 0)
     assert {item.code for item in items} == {"same"}
+
+
+class Guessing(Faulty):
+    """A registry that is asked whether a tag still means what it meant, and tells what it means now."""
+
+    def __init__(self, inner: Registry) -> None:
+        super().__init__(inner)
+        self.guesses: dict[str, str] = {}
+
+    async def tag_digest(self, repository: str, tag: str, *, likely: str) -> str | None:
+        self.guesses[tag] = likely
+        found = await self.inner.stat(repository, tag)
+        return None if found is None else found.digest
+
+
+async def test_registries_are_asked_whether_what_the_last_run_found_is_still_so(lab: Lab) -> None:
+    await lab.project("lab")
+    old = await push_image(lab.hub, "lab/net", "1.0.0", layers=[b"old"])
+    hub, mirror = Guessing(lab.hub), Guessing(lab.mirror)
+    lab.faults.update(hub=hub, mirror=mirror)
+    rule = await lab.rule("over", "hub", "mirror")
+    await carry_out(lab, rule)
+    assert (hub.guesses, mirror.guesses) == ({}, {})
+    await push_image(lab.hub, "lab/net", "1.1.0", layers=[b"more"])
+    _, items = await carry_out(lab, rule)
+    assert outcome(items) == {"1.0.0": ("skip", "done"), "1.1.0": ("copy", "done")}
+    assert (hub.guesses, mirror.guesses) == ({"1.0.0": old}, {"1.0.0": old})
+    # A guess is nothing more: a tag that has moved is found out.
+    new = await push_image(lab.hub, "lab/net", "1.0.0", layers=[b"new"])
+    assert new != old
+    _, items = await carry_out(lab, rule)
+    assert outcome(items) == {"1.0.0": ("conflict", "conflict"), "1.1.0": ("skip", "done")}
+    assert hub.guesses["1.0.0"] == old
+    assert mirror.guesses["1.0.0"] == new
 
 
 async def test_what_was_denied_stays_here(lab: Lab) -> None:

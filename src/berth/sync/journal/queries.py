@@ -257,6 +257,18 @@ async def write_plan(conn: AsyncConnection, run_id: int, items: Sequence[Item]) 
     await drift.remember(conn, run_id)
 
 
+async def source_digests(conn: AsyncConnection, rule_id: int, *, before: int) -> dict[tuple[str, str], str]:
+    """(source repository, tag) → digest, as the last plan of a rule found them; nothing but a guess by now."""
+    rows = await conn.execute(
+        text(
+            "select source_repository, tag, digest from sync_items where digest is not null and run_id = "
+            "(select max(id) from sync_runs where rule_id = :rule and id < :before and planned)"
+        ),
+        {"rule": rule_id, "before": before},
+    )
+    return {(row.source_repository, row.tag): row.digest for row in rows}
+
+
 def _first_state(item: Item) -> str:
     if item.action == "conflict":
         return "conflict"
