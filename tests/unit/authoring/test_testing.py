@@ -244,9 +244,13 @@ def test_the_test_command_prints_passes_and_failures_and_exits_accordingly(
 
 
 def test_run_and_invoke_by_address_and_by_folder(xumi: Callable[..., Any], folder: Folder, tmp_path: Path) -> None:
+    # A shell's background jobs ignore SIGINT, and what they start does too: this one is as in the foreground.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from berth.cli.main import xumi; xumi()"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from berth.cli.main import xumi; xumi()", "run", folder.path, "-p", "0",
-         "-o", "json"],
+        [sys.executable, "-c", program, "run", folder.path, "-p", "0", "-o", "json"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env={"PYTHONPATH": str(SRC), "XUMI_HOME": str(tmp_path / "home"), "PATH": "/usr/bin", "HOME": str(tmp_path)},
     )  # fmt: skip
