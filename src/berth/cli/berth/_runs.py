@@ -21,7 +21,7 @@ def so_far(run: Mapping[str, Any], items: Iterable[Mapping[str, Any]] = ()) -> s
     found.subtract({"done": skipped, "skipped": -skipped})
     counts = ", ".join(f"{count} {_LEFT.get(word, word)}" for word, count in sorted(found.items()) if count > 0)
     if not counts:
-        counts = "not begun" if run["state"] == "queued" else "nothing to do"
+        counts = {"queued": "not begun", "failed": "it did not come to a plan"}.get(run["state"], "nothing to do")
     return f"{run['state']}: {counts}; {human_size(int(run['bytes_transferred']))} moved"
 
 
