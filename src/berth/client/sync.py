@@ -131,4 +131,4 @@ class Sync:
                     hint=f"It goes on; look again with `berth sync status --run {run_id}`. Is a worker running?",
                 )
             self._sleep(min(pause, left))
-            pause = min(pause * 1.5, 2.0)
+            pause = min(pause * 1.2, 2.0)  # nobody waits for more than a fifth of the time in vain
