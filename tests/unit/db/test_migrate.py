@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
@@ -92,6 +93,44 @@ def test_the_migrated_schema_is_the_declared_one(databases: Databases, empty: st
     tables = [line for line in migrated if line.startswith("CREATE TABLE") and not any(word in line for word in queue)]
     assert tables == [line for line in schema(databases, declared) if line.startswith("CREATE TABLE")]
     databases.drop(declared)
+
+
+BEFORE_PROOF = """
+insert into projects (name, policy, policy_hash) values ('lab', '{}', 'x');
+insert into repositories (project_id, name) select id, 'lab/' || n from projects, unnest(array['found', 'ours']) n;
+insert into blobs (digest, size, location) values ('away', 1, null), ('here', 1, 'somewhere');
+insert into repository_blobs (repository_id, digest) select r.id, b.digest from repositories r, blobs b;
+insert into versions (repository_id, version, digest, number, sort_key, prerelease, pushed_by)
+    select id, '1.0.0', 'root', 1, '1', false, 'ada' from repositories;
+insert into closure (repository_id, digest, root, is_manifest)
+    select r.id, b.digest, 'root', false from repositories r, blobs b;
+insert into placements (version_id, registry, repository, state, found)
+    select v.id, 'hub', r.name, 'published', r.name = 'lab/found'
+      from versions v join repositories r on r.id = v.repository_id;
+"""
+
+
+def test_what_an_import_only_saw_is_not_proven_after_the_upgrade_that_asks(databases: Databases, empty: str) -> None:
+    url = databases.owner_url(empty)
+    with create_engine(parse_url(url).set(drivername=DRIVER)).begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(ROOT / "src/berth/db/migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0008")
+    with psycopg.connect(url) as raw:
+        raw.execute(BEFORE_PROOF)
+    assert migrate.upgrade(url, "berth")
+    with psycopg.connect(url) as raw:
+        rows = raw.execute(
+            "select r.name, rb.digest, rb.proven from repository_blobs rb "
+            "join repositories r on r.id = rb.repository_id order by 1, 2"
+        ).fetchall()
+    assert rows == [
+        ("lab/found", "away", False),
+        ("lab/found", "here", True),  # it has been fetched since
+        ("lab/ours", "away", True),  # it was here, and left
+        ("lab/ours", "here", True),
+    ]
 
 
 def test_a_database_of_a_newer_berth_is_refused(databases: Databases, empty: str) -> None:
