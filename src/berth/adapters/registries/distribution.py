@@ -59,6 +59,8 @@ from berth.wire.sending import Upload
 from berth.wire.uploads import Arrival
 
 ABSENT_BLOBS = 1_000
+# After so many uploads it pays to try whether the registry can be asked for less.
+TRIED_AFTER = 8
 # Of large blobs: what a break costs at most where a registry, or a proxy before it, keeps nothing of a broken request.
 # Smaller ones cost time, as Distribution syncs its disk after each: 8 MiB are a third slower than one request, 64 MiB
 # as fast.
@@ -118,7 +120,8 @@ class DistributionRegistry:
         self._lists = Lists(self.client)
         # Blobs that were just asked for and are not there: whoever sends one need not ask again.
         self._absent: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._tells: bool | None = None  # not known yet
+        self._tells = False
+        self._until_tried = TRIED_AFTER
 
     # ---- what subclasses change
 
@@ -245,19 +248,19 @@ class DistributionRegistry:
             arrival = await uploads.put(self.client, name, upload)
         except IntegrityError as error:
             raise DigestInvalid(f"The pushed bytes are not {digest} ({size} bytes).", detail=error.detail) from error
-        if arrival is Arrival.uploaded and self._tells is None:
-            await self._learn(name, digest)
+        if arrival is Arrival.uploaded and self._until_tried:
+            self._until_tried -= 1
+            if not self._until_tried and self.capabilities.mount:
+                await self._try_telling(name, digest)
 
     @property
     def tells_on_upload(self) -> bool:
-        return self._tells is True
+        return self._tells
 
-    async def _learn(self, name: str, digest: str) -> None:
+    async def _try_telling(self, name: str, digest: str) -> None:
         """Mount a blob that it has for certain from where it is: only a registry that then says so is relied on."""
-        self._tells = False
-        if self.capabilities.mount:
-            with suppress(BerthError):
-                self._tells = await uploads.mount(self.client, name, digest, source=name)
+        with suppress(BerthError):
+            self._tells = await uploads.mount(self.client, name, digest, source=name)
 
     def _chunk_bytes(self) -> int | None:
         """Bytes per request as configured; None = whole blobs in one, which every registry takes, unless large."""
