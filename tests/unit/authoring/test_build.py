@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -390,3 +391,25 @@ def test_the_revision_is_recorded_only_from_a_clean_checkout(make_project: Make,
     assert index["annotations"]["io.xumi.revision"] == git("rev-parse", "HEAD")
     (root / "serve.py").write_text("class Echo: pass\n")
     assert find_revision(root) is None
+
+
+def disk_use(folder: Path) -> int:
+    """Bytes of disk that a folder really takes."""
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_50_gb_takes_no_room_of_its_own(
+    make_project: Make, repository: LocalRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file has a hole where the weights are, so that it fits here; a copy anywhere would not have one."""
+    root = make_project()
+    with (root / "weights" / "huge.bin").open("wb") as file:
+        file.truncate(50 * 10**9)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    before = disk_use(tmp_path)
+    built = build(root, repository)
+    assert built.size > 50 * 10**9
+    assert disk_use(tmp_path) - before < 100 * 10**6
+    assert repository.disk_use().referenced > 50 * 10**9
