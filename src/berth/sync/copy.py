@@ -6,7 +6,6 @@ what is whole. Nobody sees a version under its name before everything it consist
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
 from berth.sync.evidence import evidence_of
-from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, each, first
+from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, each
 from berth.sync.large import LargeBlob
 from berth.sync.trying import again
 
@@ -283,24 +282,13 @@ class _Copy:
     # -- blobs
 
     async def _bring_blobs(self, blobs: Sequence[Descriptor]) -> None:
+        async def bring(blob: Descriptor) -> None:
+            async with self.flow.slots:
+                await self._wanted()
+                await self._bring_blob(blob)
+
         # Largest first: the last one to finish is then a small one.
-        waiting = sorted(blobs, key=lambda blob: blob.size)
-        if not waiting:
-            return
-
-        async def work() -> None:
-            while waiting:
-                blob = waiting.pop()
-                async with self.flow.slots:
-                    await self._wanted()
-                    await self._bring_blob(blob)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.flow.limits.blobs, len(waiting))):
-                    group.create_task(work())
-        except BaseExceptionGroup as failures:
-            raise first(failures) from None
+        await each(sorted(blobs, key=lambda blob: -blob.size), bring, at_once=self.flow.limits.blobs)
 
     async def _bring_blob(self, blob: Descriptor) -> None:
         digest, repository = blob.digest, self.target_repository

@@ -137,7 +137,7 @@ class Flow:
         return self._places.get(digest)
 
 
-async def each(items: Sequence[T], do: Callable[[T], Awaitable[R]]) -> list[R]:
+async def each(items: Sequence[T], do: Callable[[T], Awaitable[R]], *, at_once: int = AT_ONCE) -> list[R]:
     """`do` for every item, a few at once, in order."""
     results: list[R | None] = [None] * len(items)
     waiting = iter(enumerate(items))
@@ -148,7 +148,7 @@ async def each(items: Sequence[T], do: Callable[[T], Awaitable[R]]) -> list[R]:
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(AT_ONCE, len(items))):
+            for _ in range(min(at_once, len(items))):
                 group.create_task(work())
     except BaseExceptionGroup as failures:
         raise first(failures) from None

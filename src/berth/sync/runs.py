@@ -21,7 +21,7 @@ from berth.db.engine import Database
 from berth.db.sealing import Sealer
 from berth.errors import BerthError, Conflict
 from berth.sync.depot import DepotRegistry
-from berth.sync.flow import Cancelled, Flow, first
+from berth.sync.flow import Cancelled, Flow, each
 from berth.sync.images import bring, holds_version
 from berth.sync.journal import queries
 from berth.sync.journal.queries import ItemRow
@@ -134,18 +134,9 @@ class _Run(Underway):
         models: dict[str, list[ItemRow]] = {}
         for item in items:
             models.setdefault(item.target_repository, []).append(item)
-        waiting = iter(models.values())
-
-        async def work() -> None:
-            for model in waiting:
-                await self._execute_model(source, target, model)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(MODELS_AT_ONCE, len(models))):
-                    group.create_task(work())
-        except BaseExceptionGroup as failures:
-            raise first(failures) from None
+        await each(
+            list(models.values()), lambda model: self._execute_model(source, target, model), at_once=MODELS_AT_ONCE
+        )
 
     async def _execute_model(self, source: Registry, target: Registry, items: list[ItemRow]) -> None:
         copies = any(item.action == "copy" for item in items)
