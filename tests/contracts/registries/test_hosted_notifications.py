@@ -240,6 +240,15 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return copy
 
 
+@pytest.mark.parametrize("media_type", [[], {}, 1, None])
+def test_a_media_type_that_is_no_text_is_none_of_a_manifest(media_type: object) -> None:
+    said = replaced(DOCUMENTED["distribution"], ("events", 0, "target", "mediaType"), media_type)
+    registry = RegistrySettings("r", "distribution", "https://registry.example")
+    told = Registries().events(registry, Delivery(json.dumps(said).encode(), {}))
+    whole = Registries().events(registry, Delivery(json.dumps(DOCUMENTED["distribution"]).encode(), {}))
+    assert len(told) == len(whole) - 1
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(NOTIFYING), st.data())
 def test_whatever_comes_is_read_or_refused_and_can_be_stored(kind: str, data: st.DataObject) -> None:

@@ -39,7 +39,7 @@ def _of_events(events: Sequence[Mapping[str, Any]], inward: Inward) -> Iterator[
         # A deletion says digest or tag, and no media type; a blob is deleted by nobody but administrators.
         if not isinstance(target, dict) or action is None:
             continue
-        if action != "deleted" and target.get("mediaType") not in _MANIFESTS:
+        if action != "deleted" and text(target.get("mediaType")) not in _MANIFESTS:
             continue
         yield RemoteEvent(
             action=action,
