@@ -33,7 +33,9 @@ from berth.errors import (
     VersionTaken,
 )
 from berth.oci import wire_errors
+from berth.wire.messages import Answer
 from berth.wire.retry import retry_after
+from berth.wire.urls import Url
 
 _BODY_LIMIT = 64 * 1024
 # ENOSPC and EDQUOT.
@@ -68,29 +70,28 @@ _BY_STATUS: Mapping[int, type[BerthError]] = {
 }
 
 
-async def error_of(response: httpx.Response) -> BerthError:
+async def error_of(response: Answer) -> BerthError:
     """Reads (a bounded part of) an unexpected answer and returns the error to raise for it."""
     body = bytearray()
     try:
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.decoded():
             body += chunk
             if len(body) >= _BODY_LIMIT:
                 break
     except (httpx.TransportError, httpx.DecodingError):
         pass  # the status alone must do
-    return classify(response, bytes(body[:_BODY_LIMIT]))
+    return classify(response.method, response.url, response.status, response.headers, bytes(body[:_BODY_LIMIT]))
 
 
-def classify(response: httpx.Response, body: bytes) -> BerthError:
+def classify(method: str, url: Url, status: int, headers: Mapping[str, str], body: bytes) -> BerthError:
     """The error that a status and an OCI error body stand for; any body is allowed."""
-    status = response.status_code
     errors = wire_errors.parse(body)
     first = errors[0] if errors else None
-    where = f"{response.request.method} {_safe(response.request.url)}"
+    where = f"{method} {url.shown}"
     said = f": {first.message}" if first and first.message else ""
-    message = f"{response.request.url.host} answered {status}{' ' + first.code if first else ''} to {where}{said}"
+    message = f"{url.host} answered {status}{' ' + first.code if first else ''} to {where}{said}"
     detail: dict[str, Any] = {"status": status, "codes": [e.code for e in errors]}
-    wait = retry_after(response.headers.get("retry-after"))
+    wait = retry_after(headers.get("retry-after"))
     if wait is not None:
         detail["retry_after"] = wait
     if status == 403 and first is not None and isinstance(first.detail, dict):
@@ -109,7 +110,7 @@ def classify(response: httpx.Response, body: bytes) -> BerthError:
         return RemoteAuthError(message, hint=hint, detail=detail)
     if kind is StorageFull:
         hint = "Free some space there, then run it again: what has arrived is not sent again."
-        return StorageFull(f"{response.request.url.host} has no space left: {message}", hint=hint, detail=detail)
+        return StorageFull(f"{url.host} has no space left: {message}", hint=hint, detail=detail)
     if kind is None:
         kind = RemoteError
     return kind(message, detail=detail)
@@ -135,17 +136,12 @@ def _denied(message: str, reasons: list[dict[str, Any]], detail: Mapping[str, An
     )
 
 
-def transport_failure(error: httpx.TransportError, url: httpx.URL) -> BerthError:
+def transport_failure(error: httpx.TransportError, url: Url) -> BerthError:
     """What to raise when nobody answered, or stopped half-way, for the last time."""
     if isinstance(error, httpx.UnsupportedProtocol):
-        return RemoteError(f"{_safe(url)} is not an address we can use: {error}.")
+        return RemoteError(f"{url.shown} is not an address we can use: {error}.")
     return Unavailable(
         f"No usable answer from {url.host}: {error or type(error).__name__}.",
         hint="Is it running and reachable from here?",
-        detail={"url": _safe(url)},
+        detail={"url": url.shown},
     )
-
-
-def _safe(url: httpx.URL) -> str:
-    """A URL without user, query and fragment, which may hold secrets."""
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None))

@@ -14,6 +14,7 @@ from berth.errors import BlobUnknown, IntegrityError, NotFound, RemoteError
 from berth.wire.answers import transport_failure
 from berth.wire.client import RegistryClient
 from berth.wire.hashing import RunningDigest
+from berth.wire.messages import Answer
 
 CHUNK_BYTES = 1024 * 1024
 PROGRESS_BYTES = 64 * 1024
@@ -32,7 +33,7 @@ async def head(client: RegistryClient, repository: str, digest: str) -> int | No
     async with client.exchange(
         "HEAD", client.url(repository, "blobs", digest), expect=(200, 404), scopes=pull_scope(repository)
     ) as response:
-        return None if response.status_code == 404 else int(response.headers.get("content-length") or 0)
+        return None if response.status == 404 else int(response.headers.get("content-length") or 0)
 
 
 async def read(
@@ -139,15 +140,15 @@ async def delete(client: RegistryClient, repository: str, digest: str) -> bool:
     async with client.exchange(
         "DELETE", client.url(repository, "blobs", digest), expect=(200, 202, 404), scopes=delete_scope(repository)
     ) as response:
-        return response.status_code != 404
+        return response.status != 404
 
 
-async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _pieces(response: Answer) -> AsyncIterator[bytes]:
     """The body in pieces of about CHUNK_BYTES; what had arrived before a connection broke is handed out first."""
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in response.aiter_raw():
+        async for part in response.raw():
             parts.append(part)
             size += len(part)
             if size >= CHUNK_BYTES:
@@ -161,18 +162,18 @@ async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
         yield b"".join(parts)
 
 
-def _shape(response: httpx.Response, position: int) -> tuple[int, int | None]:
+def _shape(response: Answer, position: int) -> tuple[int, int | None]:
     """How many leading bytes to drop, and the blob's whole length if the answer says it."""
     length = response.headers.get("content-length", "")
     announced = int(length) if length.isascii() and length.isdigit() else None
-    if response.status_code == 200:
+    if response.status == 200:
         return position, announced  # the whole blob again: Range is optional for registries
     unit, _, rest = response.headers.get("content-range", "").partition(" ")
     span, _, whole = rest.partition("/")
     first = span.partition("-")[0]
     if unit.lower() != "bytes" or first != str(position):
         raise RemoteError(
-            f"{response.request.url.host} answered range {rest or '?'} to a request for byte {position} and later."
+            f"{response.url.host} answered range {rest or '?'} to a request for byte {position} and later."
         )
     if whole.isascii() and whole.isdigit():
         return 0, int(whole)

@@ -6,18 +6,17 @@ at the registry already is read again from the source and hashed, but not sent (
 
 from __future__ import annotations
 
-import httpx
-
 from berth.errors import BerthError, TooManyRequests, Unavailable
 from berth.wire import blobs, sessions
 from berth.wire.client import RegistryClient
 from berth.wire.sending import Sending
+from berth.wire.urls import Url, parse
 
 # Answers that do not speak against chunks: rights, sizes, and what waiting cures.
 _OTHER_REASONS = frozenset({401, 403, 408, 413, 429})
 
 
-async def send(client: RegistryClient, repository: str, source: Sending, location: httpx.URL | None) -> bool:
+async def send(client: RegistryClient, repository: str, source: Sending, location: Url | None) -> bool:
     """Uploads the blob; False when the registry refuses chunks and the upload may go in one PUT instead.
 
     Args:
@@ -30,7 +29,7 @@ async def send(client: RegistryClient, repository: str, source: Sending, locatio
     # Whether all that this session was asked went well: then a refusal means the chunks, and not a lost session.
     clean = True
     if keeper is not None and (known := await keeper.find()) is not None:
-        found, offset = await _left_at(client, repository, httpx.URL(known))
+        found, offset = await _left_at(client, repository, parse(known))
         if found is None:
             await keeper.forget()
         else:
@@ -74,7 +73,7 @@ async def send(client: RegistryClient, repository: str, source: Sending, locatio
                 await _forget(source)
 
 
-async def _left_at(client: RegistryClient, repository: str, known: httpx.URL) -> tuple[httpx.URL | None, int]:
+async def _left_at(client: RegistryClient, repository: str, known: Url) -> tuple[Url | None, int]:
     """As `sessions.where`. Sessions may be on another host, which may be gone for ever while the registry is here."""
     try:
         return await sessions.where(client, repository, known)
@@ -84,9 +83,7 @@ async def _left_at(client: RegistryClient, repository: str, known: httpx.URL) ->
         return None, 0
 
 
-async def _chunk(
-    client: RegistryClient, repository: str, source: Sending, location: httpx.URL, start: int, end: int
-) -> httpx.URL:
+async def _chunk(client: RegistryClient, repository: str, source: Sending, location: Url, start: int, end: int) -> Url:
     """One PATCH. Whoever limits the rate is asked before it, so that it is short: Distribution before 3.0 loses a
     session whose PATCH breaks, and keeps one that breaks between two of them."""
     keeper = source.upload.keeper

@@ -8,7 +8,6 @@ after 408, 429, 5xx and broken connections, except where the caller says it must
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -22,14 +21,15 @@ from berth.oci import challenge
 from berth.wire.addresses import AddressGuard, is_local_literal, is_loopback
 from berth.wire.answers import error_of, transport_failure
 from berth.wire.auth import ANONYMOUS, Authenticator, Credential, CredentialSource
+from berth.wire.messages import Answer
 from berth.wire.pace import Pace, RateLimit
 from berth.wire.retry import RETRYABLE_STATUS, RetryPolicy, retry_after
 from berth.wire.transport import STALL_SECONDS, Connections
+from berth.wire.urls import Url, of, parse
 
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SHORT = 64 * 1024
-_WHOLE_URL = re.compile("https?://", re.IGNORECASE)
 _TOKEN_ANSWER_LIMIT = 1024 * 1024
 # A body that can be sent again: each call starts it from the beginning.
 BodyFactory = Callable[[], AsyncIterator[bytes]]
@@ -104,35 +104,35 @@ class RegistryClient:
     @property
     def host(self) -> str:
         """`host[:port]`, as references name this registry."""
-        return self.origin.netloc.decode("ascii")
+        return self.origin.netloc
 
     @property
     def rate_limit(self) -> RateLimit | None:
         """What the registry said last about how often we may ask."""
         return self._pace.latest
 
-    def url(self, repository: str, *rest: str, query: str = "") -> httpx.URL:
+    def url(self, repository: str, *rest: str, query: str = "") -> Url:
         """The URL of something in a repository, `/v2/<repository>/<rest…>`."""
         path = "/".join(("/v2", repository, *rest))
-        return self.origin.copy_with(raw_path=(path + (f"?{query}" if query else "")).encode("ascii"))
+        return self.origin.at(f"{path}?{query}" if query else path)
 
     async def ping(self) -> None:
         """Asks `/v2/`, logging in where needed. Raises when this is not a registry we may talk to."""
-        async with self.exchange("GET", self.origin.copy_with(raw_path=b"/v2/"), expect=(200,), scopes=()):
+        async with self.exchange("GET", self.origin.at("/v2/"), expect=(200,), scopes=()):
             pass
 
     @asynccontextmanager
     async def exchange(
         self,
         method: str,
-        url: httpx.URL,
+        url: Url,
         *,
         expect: Collection[int],
         scopes: Collection[str],
         headers: Mapping[str, str] | None = None,
         body: Body = None,
         repeat: bool = True,
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AsyncIterator[Answer]:
         """One request with all it takes; yields the answer with its body still unread.
 
         Args:
@@ -153,13 +153,13 @@ class RegistryClient:
     async def _settled(
         self,
         method: str,
-        url: httpx.URL,
+        url: Url,
         expect: Collection[int],
         scopes: Collection[str],
         headers: dict[str, str],
         body: Body,
         repeat: bool,
-    ) -> httpx.Response:
+    ) -> Answer:
         failures = 0
         while True:
             wait: float | None = None
@@ -170,10 +170,10 @@ class RegistryClient:
                 if last or isinstance(error, httpx.UnsupportedProtocol):
                     raise transport_failure(error, url) from error
             else:
-                if response.status_code in expect:
+                if response.status in expect:
                     return response
                 try:
-                    if last or response.status_code not in RETRYABLE_STATUS:
+                    if last or response.status not in RETRYABLE_STATUS:
                         raise await error_of(response)
                     wait = retry_after(response.headers.get("retry-after"))
                 finally:
@@ -182,14 +182,14 @@ class RegistryClient:
             await self.sleep(self.retry.wait(failures, wait))
 
     async def _authorized(
-        self, method: str, url: httpx.URL, scopes: Collection[str], headers: dict[str, str], body: Body
-    ) -> httpx.Response:
+        self, method: str, url: Url, scopes: Collection[str], headers: dict[str, str], body: Body
+    ) -> Answer:
         """Sends; after one 401 of our own registry logs in (or renews) and sends once more."""
         if not self.is_own(url):
             return await self._followed(method, url, headers, body, None)
         shown = await self._auth.header(scopes)
         response = await self._followed(method, url, headers, body, shown)
-        if response.status_code != 401 or not self.is_own(response.request.url):
+        if response.status != 401 or not self.is_own(response.url):
             return response
         await response.aclose()
         challenges = challenge.parse(response.headers.get_list("www-authenticate"))
@@ -202,8 +202,8 @@ class RegistryClient:
         return await self._followed(method, url, headers, body, fresh)
 
     async def _followed(
-        self, method: str, url: httpx.URL, headers: dict[str, str], body: Body, authorization: str | None
-    ) -> httpx.Response:
+        self, method: str, url: Url, headers: dict[str, str], body: Body, authorization: str | None
+    ) -> Answer:
         """Sends and follows redirects of reads; `authorization` stays with the registry's origin."""
         for _ in range(MAX_REDIRECTS + 1):
             self._check_scheme(url)
@@ -213,12 +213,10 @@ class RegistryClient:
                 sent["Authorization"] = authorization
             if own and (wait := self._pace.delay()) > 0:
                 await self.sleep(wait)
-            content = body() if callable(body) else body
-            request = httpx.Request(method, url, headers=sent, content=content)
-            response = await self._http.handle_async_request(request)
+            response = await self._http.ask(method, url, sent, body() if callable(body) else body)
             if own:
                 self._pace.seen(response.headers)
-            if response.status_code not in _REDIRECTS or method not in ("GET", "HEAD"):
+            if response.status not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return response
             location = response.headers.get("location")
             await response.aclose()
@@ -227,21 +225,20 @@ class RegistryClient:
             url = self.resolve(url, location)
         raise RemoteError(f"{self.host} redirects more than {MAX_REDIRECTS} times.", detail={"host": self.host})
 
-    def resolve(self, base: httpx.URL, location: str) -> httpx.URL:
+    def resolve(self, base: Url, location: str) -> Url:
         """`Location` may be absolute, relative or on another host, and is otherwise kept as it is."""
         try:
-            # Joining parses twice, and most registries answer with a whole URL, some of a thousand characters.
-            found = httpx.URL(location) if _WHOLE_URL.match(location) else base.join(location)
+            found = base.join(location)
         except httpx.InvalidURL as error:
             raise RemoteError(f"{base.host} answered with a Location that is not a URL.") from error
         self._check_scheme(found)
         return found
 
-    def is_own(self, url: httpx.URL) -> bool:
+    def is_own(self, url: Url) -> bool:
         """Whether `url` is on the registry's origin: same scheme, host and port."""
-        return _origin(url) == _origin(self.origin)
+        return url.origin == self.origin.origin
 
-    def _check_scheme(self, url: httpx.URL) -> None:
+    def _check_scheme(self, url: Url) -> None:
         if url.scheme == "https" or (url.scheme == "http" and self._plain_http):
             return
         raise RemoteError(
@@ -249,27 +246,27 @@ class RegistryClient:
         )
 
     async def _fetch_token(self, url: httpx.URL, headers: dict[str, str]) -> tuple[int, bytes]:
+        place = of(url)
         failures = 0
         while True:
             last = failures + 1 >= self.retry.attempts
             wait: float | None = None
             try:
-                request = httpx.Request("GET", url, headers={"User-Agent": "berth", **headers})
-                response = await self._http.handle_async_request(request)
+                response = await self._http.ask("GET", place, {"User-Agent": "berth", **headers})
                 try:
-                    if response.status_code not in RETRYABLE_STATUS or last:
-                        return response.status_code, await _bounded(response)
+                    if response.status not in RETRYABLE_STATUS or last:
+                        return response.status, await _bounded(response)
                     wait = retry_after(response.headers.get("retry-after"))
                 finally:
                     await response.aclose()
             except httpx.TransportError as error:
                 if last:
-                    raise transport_failure(error, url) from error
+                    raise transport_failure(error, place) from error
             failures += 1
             await self.sleep(self.retry.wait(failures, wait))
 
 
-def registry_origin(url: str, *, insecure: bool = False) -> httpx.URL:
+def registry_origin(url: str, *, insecure: bool = False) -> Url:
     """The origin of a registry. Raises InvalidInput for anything but http(s)://host[:port], and for unsafe http."""
     text = url if "://" in url else f"https://{url}"
     parts = urlsplit(text)
@@ -286,28 +283,25 @@ def registry_origin(url: str, *, insecure: bool = False) -> httpx.URL:
             f"{url} is plain http, which anyone on the way can read and change.",
             hint="Use https, or say with --insecure that plain http is meant.",
         )
-    return httpx.URL(f"{parts.scheme}://{parts.netloc.lower()}")
+    return parse(f"{parts.scheme}://{parts.netloc.lower()}")._replace(target=b"")
 
 
-async def _read_out(response: httpx.Response) -> None:
+async def _read_out(response: Answer) -> None:
     """Reads what nobody wanted of a short answer: a connection is used again only when its answer was read."""
+    if response.is_read:
+        return
     length = response.headers.get("content-length", "")
-    short = response.request.method == "HEAD" or (length.isascii() and length.isdigit() and int(length) <= _SHORT)
-    if response.is_stream_consumed or not (short or response.status_code == 204):
+    if not (length.isascii() and length.isdigit() and int(length) <= _SHORT):
         return
     with suppress(httpx.TransportError):  # what matters has been read
-        async for _ in response.aiter_raw():
+        async for _ in response.raw():
             pass
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int]:
-    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
-
-
-async def _bounded(response: httpx.Response) -> bytes:
+async def _bounded(response: Answer) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.decoded():
         body += chunk
         if len(body) > _TOKEN_ANSWER_LIMIT:
-            raise RemoteAuthError(f"The token service {response.request.url.host} answers without an end.")
+            raise RemoteAuthError(f"The token service {response.url.host} answers without an end.")
     return bytes(body)

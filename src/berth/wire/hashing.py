@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -11,8 +12,9 @@ from typing import Any, TypeVar
 from berth.oci import digest as digests
 
 Result = TypeVar("Result")
-# Below this a hop to another thread costs more than hashing here.
-_INLINE_BYTES = 32 * 1024
+# Below this a hop to another thread costs more than hashing here. A hop and its way back take as long as half a MiB of
+# SHA-256; on two cores, which both ends of a transfer share with us, that is time taken from the transfer itself.
+_INLINE_BYTES = 32 * 1024 if (os.cpu_count() or 1) > 2 else 2 * 1024 * 1024
 
 
 @cache

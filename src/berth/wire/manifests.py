@@ -15,6 +15,7 @@ from berth.oci import manifest as oci_manifest
 from berth.oci import media_types
 from berth.wire.blobs import delete_scope, pull_scope
 from berth.wire.client import RegistryClient
+from berth.wire.messages import Answer
 from berth.wire.sessions import push_scopes
 
 ACCEPT = ", ".join(sorted(media_types.INDEX_TYPES) + sorted(media_types.MANIFEST_TYPES))
@@ -61,9 +62,9 @@ async def head(client: RegistryClient, repository: str, ref: str, *, likely: str
         scopes=pull_scope(repository),
         headers=headers,
     ) as response:
-        if response.status_code == 404:
+        if response.status == 404:
             return None
-        if response.status_code == 304:
+        if response.status == 304:
             return Seen(likely, "", None)
         length = response.headers.get("content-length", "")
         return Seen(
@@ -138,22 +139,22 @@ async def delete(client: RegistryClient, repository: str, ref: str) -> bool:
     async with client.exchange(
         "DELETE", client.url(repository, "manifests", ref), expect=(200, 202, 404), scopes=delete_scope(repository)
     ) as response:
-        return response.status_code != 404
+        return response.status != 404
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def _read(response: Answer, limit: int) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_raw():
+    async for chunk in response.raw():
         body += chunk
         if len(body) > limit:
             raise IntegrityError(
-                f"{response.request.url.host} sends a manifest of more than {limit} bytes.",
+                f"{response.url.host} sends a manifest of more than {limit} bytes.",
                 hint="Manifests are small; this is something else.",
             )
     return bytes(body)
 
 
-def _media_type(response: httpx.Response) -> str:
+def _media_type(response: Answer) -> str:
     return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 

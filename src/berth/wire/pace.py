@@ -43,8 +43,7 @@ def read(headers: Mapping[str, str], *, now: float) -> RateLimit | None:
 
 def _number(headers: Mapping[str, str], word: str) -> tuple[int | None, int | None]:
     for name in (f"ratelimit-{word}", f"x-ratelimit-{word}"):
-        found = _VALUE.match(headers.get(name, ""))
-        if found is not None:
+        if name in headers and (found := _VALUE.match(headers[name])) is not None:
             return int(found[1]), None if found[2] is None else int(found[2])
     return None, None
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import httpx
-
 from berth.errors import Conflict, ManifestInvalid, NotFound, RemoteError
 from berth.oci import digest as digests
 from berth.oci import manifest as oci_manifest
@@ -16,6 +14,7 @@ from berth.wire import manifests
 from berth.wire.blobs import pull_scope
 from berth.wire.client import RegistryClient
 from berth.wire.tags import bounded_body, next_link
+from berth.wire.urls import Url
 
 _PAGE_LIMIT = 16 * 1024 * 1024
 _MAX_PAGES = 1000
@@ -100,7 +99,7 @@ async def _change_tag(
 
 async def _by_api(client: RegistryClient, repository: str, digest: str) -> list[Descriptor] | None:
     found: list[Descriptor] = []
-    url: httpx.URL | None = client.url(repository, "referrers", digest)
+    url: Url | None = client.url(repository, "referrers", digest)
     for number in range(_MAX_PAGES):
         if url is None:
             return found

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-import httpx
-
 from berth.errors import (
     BerthError,
     NotFound,
@@ -17,6 +15,8 @@ from berth.errors import (
     UploadUnknown,
 )
 from berth.wire.client import RegistryClient
+from berth.wire.messages import Answer
+from berth.wire.urls import Url
 
 OCTETS = "application/octet-stream"
 
@@ -25,7 +25,7 @@ def push_scopes(repository: str, *also_pull: str) -> frozenset[str]:
     return frozenset({f"repository:{repository}:pull,push", *(f"repository:{r}:pull" for r in also_pull)})
 
 
-async def start(client: RegistryClient, repository: str) -> tuple[httpx.URL, int]:
+async def start(client: RegistryClient, repository: str) -> tuple[Url, int]:
     """A new session: its location, and the fewest bytes of a chunk that is not the last."""
     async with client.exchange(
         "POST",
@@ -41,12 +41,12 @@ async def start(client: RegistryClient, repository: str) -> tuple[httpx.URL, int
 async def patch(
     client: RegistryClient,
     repository: str,
-    location: httpx.URL,
+    location: Url,
     *,
     start: int,
     end: int,
     body: Callable[[], AsyncIterator[bytes]],
-) -> httpx.URL:
+) -> Url:
     """Sends the bytes from `start` up to `end`; returns where it goes on."""
     async with client.exchange(
         "PATCH",
@@ -60,7 +60,7 @@ async def patch(
         return location_of(client, response)
 
 
-async def close(client: RegistryClient, repository: str, location: httpx.URL, digest: str) -> None:
+async def close(client: RegistryClient, repository: str, location: Url, digest: str) -> None:
     """Makes a blob of what was sent; the registry compares it with the digest."""
     async with client.exchange(
         "PUT",
@@ -73,7 +73,7 @@ async def close(client: RegistryClient, repository: str, location: httpx.URL, di
         check_digest(client, response, digest)
 
 
-async def where(client: RegistryClient, repository: str, location: httpx.URL) -> tuple[httpx.URL | None, int]:
+async def where(client: RegistryClient, repository: str, location: Url) -> tuple[Url | None, int]:
     """The session's newest location and the number of bytes it has; (None, 0) when it is gone."""
     try:
         async with client.exchange("GET", location, expect=(204,), scopes=push_scopes(repository)) as response:
@@ -91,7 +91,7 @@ async def where(client: RegistryClient, repository: str, location: httpx.URL) ->
         return None, 0
 
 
-async def cancel(client: RegistryClient, repository: str, location: httpx.URL | None) -> None:
+async def cancel(client: RegistryClient, repository: str, location: Url | None) -> None:
     """Gives a session up; one that is gone, or cannot be cancelled, is no failure."""
     if location is None:
         return
@@ -104,22 +104,22 @@ async def cancel(client: RegistryClient, repository: str, location: httpx.URL | 
         pass  # optional for registries; sessions end by themselves
 
 
-def location_of(client: RegistryClient, response: httpx.Response, default: httpx.URL | None = None) -> httpx.URL:
+def location_of(client: RegistryClient, response: Answer, default: Url | None = None) -> Url:
     value = response.headers.get("location")
     if value:
-        return client.resolve(response.request.url, value)
+        return client.resolve(response.url, value)
     if default is not None:
         return default
     raise RemoteError(f"{client.host} answered an upload without a Location.")
 
 
-def with_digest(location: httpx.URL, digest: str) -> httpx.URL:
+def with_digest(location: Url, digest: str) -> Url:
     """Appends the digest and changes nothing else: the query may be signed."""
-    raw = location.raw_path
-    return location.copy_with(raw_path=raw + (b"&" if b"?" in raw else b"?") + b"digest=" + digest.encode("ascii"))
+    target = location.target
+    return location._replace(target=target + (b"&" if b"?" in target else b"?") + b"digest=" + digest.encode("ascii"))
 
 
-def check_digest(client: RegistryClient, response: httpx.Response, digest: str) -> None:
+def check_digest(client: RegistryClient, response: Answer, digest: str) -> None:
     said = response.headers.get("docker-content-digest")
     if said is not None and said != digest:
         raise RemoteError(f"{client.host} stored {digest} as {said}.", detail={"digest": digest, "stored": said})

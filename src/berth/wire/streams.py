@@ -38,7 +38,11 @@ class Stream(Protocol):
 
 
 class PlainStream:
-    """A TCP connection."""
+    """A TCP connection.
+
+    The loop keeps looking at the socket from one wait to the next, and one timer serves all waits: beginning and ending
+    both anew each time cost more than reading what had come.
+    """
 
     def __init__(self, connection: socket.socket, *, stall: float) -> None:
         connection.setblocking(False)
@@ -46,14 +50,58 @@ class PlainStream:
         self._socket = connection
         self._stall = stall
         self._loop = asyncio.get_running_loop()
+        # Who waits for bytes, where they go, and when that is too long.
+        self._reader: asyncio.Future[int] | None = None
+        self._buffer: memoryview | None = None
+        self._until: float | None = None
+        self._looked_at = False
+        self._timer: asyncio.TimerHandle | None = None
 
     async def receive_into(self, buffer: memoryview, *, patient: bool = False) -> int:
         try:
             return self._socket.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
             pass
-        async with asyncio.timeout(None if patient else self._stall):
-            return await self._loop.sock_recv_into(self._socket, buffer)
+        reader = self._reader = self._loop.create_future()
+        self._buffer = buffer
+        if not self._looked_at:
+            self._loop.add_reader(self._socket, self._readable)
+            self._looked_at = True
+        if not patient:
+            self._until = self._loop.time() + self._stall
+            if self._timer is None:
+                self._timer = self._loop.call_at(self._until, self._late)
+        try:
+            return int(await reader)
+        finally:
+            # Nothing is written into the buffer of somebody who has gone.
+            self._reader = self._buffer = self._until = None
+
+    def _readable(self) -> None:
+        reader, buffer = self._reader, self._buffer
+        if reader is None or buffer is None or reader.done():
+            self._look_away()
+            return
+        try:
+            reader.set_result(self._socket.recv_into(buffer))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            reader.set_exception(error)
+
+    def _late(self) -> None:
+        self._timer = None
+        if self._until is None or self._reader is None or self._reader.done():
+            return
+        if self._loop.time() < self._until:
+            self._timer = self._loop.call_at(self._until, self._late)
+        else:
+            self._reader.set_exception(TimeoutError())
+
+    def _look_away(self) -> None:
+        if self._looked_at:
+            self._looked_at = False
+            self._loop.remove_reader(self._socket)
 
     async def send(self, data: Data) -> None:
         rest = memoryview(data)
@@ -82,9 +130,14 @@ class PlainStream:
         return False
 
     def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_exception(ConnectionAbortedError("the connection was closed on this side"))
         if self._socket.fileno() >= 0:
+            self._look_away()
             self._loop.remove_writer(self._socket)
-            self._loop.remove_reader(self._socket)
             self._socket.close()
 
 

@@ -12,6 +12,8 @@ import httpx
 from berth.errors import RemoteError
 from berth.wire.blobs import pull_scope
 from berth.wire.client import RegistryClient
+from berth.wire.messages import Answer
+from berth.wire.urls import Url
 
 PAGE = 1000
 _PAGE_LIMIT = 32 * 1024 * 1024
@@ -22,7 +24,7 @@ _LINK = re.compile(r'<([^>]*)>\s*;[^,]*\brel\s*=\s*"?next"?', re.IGNORECASE)
 async def ls(client: RegistryClient, repository: str, *, page: int = PAGE) -> AsyncIterator[str]:
     """Every tag, in the registry's order; none of them twice. Raises NameUnknown for a missing repository."""
     seen: set[str] = set()
-    url: httpx.URL | None = client.url(repository, "tags", "list", query=f"n={page}")
+    url: Url | None = client.url(repository, "tags", "list", query=f"n={page}")
     for _ in range(_MAX_PAGES):
         if url is None:
             return
@@ -39,28 +41,28 @@ async def ls(client: RegistryClient, repository: str, *, page: int = PAGE) -> As
         url = following if fresh else None
 
 
-def next_link(client: RegistryClient, response: httpx.Response) -> httpx.URL | None:
+def next_link(client: RegistryClient, response: Answer) -> Url | None:
     """Where a `Link: <…>; rel="next"` header points; only the registry's own origin is accepted."""
     for value in response.headers.get_list("link"):
         match = _LINK.search(value)
         if match:
-            url = client.resolve(response.request.url, match.group(1))
+            url = client.resolve(response.url, match.group(1))
             if not client.is_own(url):
                 raise RemoteError(f"{client.host} continues a list on another host, {url.host}.")
             return url
     return None
 
 
-async def bounded_body(response: httpx.Response, limit: int) -> bytes:
+async def bounded_body(response: Answer, limit: int) -> bytes:
     """The whole body; raises RemoteError when it is longer than `limit` bytes or breaks off."""
     body = bytearray()
     try:
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.decoded():
             body += chunk
             if len(body) > limit:
-                raise RemoteError(f"{response.request.url.host} sends a list of more than {limit} bytes.")
-    except httpx.TransportError as error:
-        raise RemoteError(f"{response.request.url.host} broke off its answer: {error}.") from error
+                raise RemoteError(f"{response.url.host} sends a list of more than {limit} bytes.")
+    except (httpx.TransportError, httpx.DecodingError) as error:
+        raise RemoteError(f"{response.url.host} broke off its answer: {error}.") from error
     return bytes(body)
 
 

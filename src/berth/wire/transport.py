@@ -7,17 +7,17 @@ the request's body was sent ends the sending: that is how a registry refuses wha
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Final
 
 import httptools
 import httpx
 
 from berth.wire.addresses import AddressGuard, connect
+from berth.wire.messages import Answer, Headers
 from berth.wire.streams import PlainStream, Stream, secured
+from berth.wire.urls import Url
 
 BLOCK_BYTES: Final = 1024 * 1024
 # A body that brings less than this in a whole stall time-out is taken for one that stands still.
@@ -32,13 +32,17 @@ _LAST_WORDS_SECONDS: Final = 2.0
 # What has come of a slow body is handed out after so long, be it a full block or not.
 _PATIENCE_SECONDS: Final = 0.25
 _HEAD_BYTES: Final = 64 * 1024
-_UNSAFE: Final = re.compile(rb"[\x00\r\n]")
-_UNSAFE_TARGET: Final = re.compile(rb"[^\x21-\x7e]")
+# Requests of these carry a length, be it 0 (RFC 9110 section 8.6).
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+# What a request carries: nothing, bytes, or pieces whose sum is in the header Content-Length.
+Content = bytes | AsyncIterable[bytes] | None
 _Place = tuple[str, str, int]
 
 
-class Connections(httpx.AsyncBaseTransport):
-    """httpx's transport over connections that the guard has judged; no proxies, nothing from the environment.
+class Connections:
+    """Requests over connections that the guard has judged; no proxies, no cookies, nothing from the environment.
+
+    Cookies would make a session of what asks each time, and bring rules against forged requests with it (Harbor).
 
     Args:
         keep: how many idle connections are kept; how many are open at once is for the callers to bound.
@@ -61,21 +65,26 @@ class Connections(httpx.AsyncBaseTransport):
         self._wait = wait
         self._idle: dict[_Place, list[_Connection]] = {}
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        place = (url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
+    async def ask(self, method: str, url: Url, headers: Mapping[str, str], content: Content = None) -> Answer:
+        """One request. `Host` is added, and the length of a body that is there.
+
+        Raises: httpx.TransportError.
+        """
+        head = _request_head(method, url, headers, content)
+        place = url.origin
         connection = self._kept(place) or await self._opened(place)
         try:
-            head = await connection.ask(request)
+            if content is None or isinstance(content, bytes):
+                answer = await connection.ask(head, content or b"")
+            else:
+                answer = await connection.ask_with(head, content, _announced(headers))
         except BaseException:
             connection.close()
             raise
-        body = _Body(self, place, connection, head, request.method)
+        body = _Body(self, place, connection, answer, method)
         if body.is_empty:
             await body.aclose()
-        return httpx.Response(
-            head.status, headers=head.headers, stream=body, request=request, extensions={"http_version": b"HTTP/1.1"}
-        )
+        return Answer(method, url, answer.status, Headers(answer.headers), body, signed_in="Authorization" in headers)
 
     async def aclose(self) -> None:
         for waiting in self._idle.values():
@@ -122,19 +131,6 @@ class Connections(httpx.AsyncBaseTransport):
             raise httpx.ConnectTimeout(f"{host} does not take the connection") from error
         except OSError as error:
             raise httpx.ConnectError(str(error) or type(error).__name__) from error
-
-
-def guarded_client(guard: AddressGuard) -> httpx.AsyncClient:
-    """An httpx client for any address a stranger may have named; redirects are for the caller to follow.
-
-    It keeps no cookies: a session that a server starts by itself would bring rules against forged requests (Harbor).
-    """
-    return httpx.AsyncClient(
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        transport=Connections(guard),
-        follow_redirects=False,
-        trust_env=False,
-    )
 
 
 class _Head:
@@ -186,17 +182,9 @@ class _Connection:
     def close(self) -> None:
         self.stream.close()
 
-    async def ask(self, request: httpx.Request) -> _Head:
+    async def ask(self, head: bytes, body: bytes) -> _Head:
         """Send a request, read the head of its answer."""
-        head = _request_head(request)
         self._pace.start()
-        stream = request.stream
-        if not isinstance(stream, httpx.ByteStream):
-            length = request.headers.get("content-length", "")
-            if not (length.isascii() and length.isdigit()) or not isinstance(stream, AsyncIterable):
-                raise httpx.LocalProtocolError("a body that is streamed needs its Content-Length")
-            return await self._ask_with(head, stream, int(length))
-        body = b"".join(stream)
         try:
             await self.stream.send(head + body if len(body) < _HEAD_BYTES else head)
             if len(body) >= _HEAD_BYTES:
@@ -207,7 +195,9 @@ class _Connection:
             raise httpx.WriteError(str(error)) from error
         return await self._answer()
 
-    async def _ask_with(self, head: bytes, body: AsyncIterable[bytes], length: int) -> _Head:
+    async def ask_with(self, head: bytes, body: AsyncIterable[bytes], length: int) -> _Head:
+        """The same with a body of `length` bytes in pieces; an answer that comes before its end ends the sending."""
+        self._pace.start()
         answer = asyncio.ensure_future(self._answer(patient=True))
         try:
             try:
@@ -372,7 +362,7 @@ class _Pace:
             raise httpx.ReadTimeout(f"the peer sent {self._count} bytes in {self._seconds:g} seconds")
 
 
-class _Body(httpx.AsyncByteStream):
+class _Body:
     """The body of an answer; a connection is used again when its answer was read to the end."""
 
     def __init__(
@@ -395,7 +385,12 @@ class _Body(httpx.AsyncByteStream):
             pieces = connection.body(self._length)
         else:
             pieces = connection.chunks(self._head) if self._chunked else connection.until_closed()
+        left = self._length
         async for piece in pieces:
+            if left is not None:
+                left -= len(piece)
+                # Readers that know how much there is do not ask whether there is more.
+                self._whole = left == 0
             yield piece
         self._whole = True
 
@@ -424,13 +419,28 @@ def _length(head: _Head, method: str) -> int | None:
     return int(length)
 
 
-def _request_head(request: httpx.Request) -> bytes:
-    target = request.url.raw_path
-    if _UNSAFE_TARGET.search(target):
+def _request_head(method: str, url: Url, headers: Mapping[str, str], content: Content) -> bytes:
+    lines = [f"{method} {url.target.decode('ascii') or '/'} HTTP/1.1", f"Host: {url.netloc}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if isinstance(content, bytes) and (content or method in _WITH_BODY):
+        lines.append(f"Content-Length: {len(content)}")
+    elif content is None and method in _WITH_BODY and "Content-Length" not in headers:
+        lines.append("Content-Length: 0")
+    try:
+        head = "\r\n".join([*lines, "", ""]).encode("ascii")
+    except UnicodeEncodeError as error:
+        raise httpx.LocalProtocolError("a header has characters that a request must not have") from error
+    # A line of ours that is two would be a header, or a whole request, that somebody else made.
+    ends = len(lines) + 1
+    if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+        raise httpx.LocalProtocolError("a header has characters that a request must not have")
+    if lines[0].count(" ") != 2:
         raise httpx.LocalProtocolError("the address has characters that a request must not have")
-    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), target)]
-    for name, value in request.headers.raw:
-        if _UNSAFE.search(name) or _UNSAFE.search(value):
-            raise httpx.LocalProtocolError("a header has characters that a request must not have")
-        lines.append(name + b": " + value)
-    return b"\r\n".join([*lines, b"", b""])
+    return head
+
+
+def _announced(headers: Mapping[str, str]) -> int:
+    length = headers.get("Content-Length", "")
+    if not (length.isascii() and length.isdigit()):
+        raise httpx.LocalProtocolError("a body that is streamed needs its Content-Length")
+    return int(length)

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from enum import StrEnum
 
-import httpx
-
 from berth.errors import BerthError, NotFound, RemoteAuthError
 from berth.oci import digest as digests
 from berth.wire import blobs, chunks, sessions
 from berth.wire.client import RegistryClient
 from berth.wire.sending import Sending, Upload
 from berth.wire.sessions import OCTETS
+from berth.wire.urls import Url
 
 
 class Arrival(StrEnum):
@@ -32,7 +31,7 @@ async def put(client: RegistryClient, repository: str, upload: Upload) -> Arriva
     Raises:
         IntegrityError: the source has other bytes than the digest names (nothing is stored).
     """
-    location: httpx.URL | None = None
+    location: Url | None = None
     try:
         if upload.tells and not upload.absent:
             present, location = await _mount(client, repository, upload.digest, repository)
@@ -81,7 +80,7 @@ async def mount(client: RegistryClient, repository: str, digest: str, *, source:
     return mounted
 
 
-async def _mount(client: RegistryClient, repository: str, digest: str, origin: str) -> tuple[bool, httpx.URL | None]:
+async def _mount(client: RegistryClient, repository: str, digest: str, origin: str) -> tuple[bool, Url | None]:
     url = client.url(repository, "blobs", "uploads/", query=f"mount={digest}&from={origin}")
     try:
         async with client.exchange(
@@ -91,14 +90,14 @@ async def _mount(client: RegistryClient, repository: str, digest: str, origin: s
             scopes=sessions.push_scopes(repository, origin),
             headers={"Content-Length": "0"},
         ) as response:
-            if response.status_code == 201:
+            if response.status == 201:
                 return True, None
             return False, sessions.location_of(client, response)
     except (NotFound, RemoteAuthError):
         return False, None  # no right to read there, or a registry without mounts: an ordinary upload will do
 
 
-async def _whole(client: RegistryClient, repository: str, source: Sending, location: httpx.URL | None) -> None:
+async def _whole(client: RegistryClient, repository: str, source: Sending, location: Url | None) -> None:
     """POST + PUT with the whole body; after a failure a new session, unless the blob arrived after all."""
     upload = source.upload
     failures = 0

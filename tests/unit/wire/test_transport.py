@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
+import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,9 +25,12 @@ from berth.errors import StorageFull, TooLarge, Unavailable
 from berth.wire import blobs, transport, uploads
 from berth.wire.addresses import AddressGuard
 from berth.wire.client import RegistryClient
+from berth.wire.messages import Answer
 from berth.wire.retry import RetryPolicy
 from berth.wire.sending import Upload
+from berth.wire.streams import PlainStream
 from berth.wire.transport import Connections
+from berth.wire.urls import parse
 
 CONTENT = bytes(range(256)) * 8192  # two MiB
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -78,8 +84,15 @@ def says(answer: bytes) -> Talk:
 
 
 async def get(place: str, connections: Connections, *, method: str = "GET") -> tuple[int, bytes]:
-    response = await connections.handle_async_request(httpx.Request(method, f"http://{place}/v2/"))
-    return response.status_code, await response.aread()
+    answer = await connections.ask(method, parse(f"http://{place}/v2/"), {})
+    return answer.status, await whole(answer)
+
+
+async def whole(answer: Answer) -> bytes:
+    try:
+        return b"".join([piece async for piece in answer.decoded()])
+    finally:
+        await answer.aclose()
 
 
 def connections(**more: object) -> Connections:
@@ -170,10 +183,144 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() -
 async def test_a_header_that_would_split_a_request_is_not_sent() -> None:
     async with peer(says(b"HTTP/1.1 204 No Content\r\n\r\n")) as place:
         client = connections()
-        request = httpx.Request("GET", f"http://{place}/", headers={"X-Name": "a\r\nX-More: b"})
-        with pytest.raises(httpx.LocalProtocolError):
-            await client.handle_async_request(request)
+        for text in ("a\r\nX-More: b", "a\nX-More: b", "a\rb", "a\0b", "é"):
+            with pytest.raises(httpx.LocalProtocolError):
+                await client.ask("GET", parse(f"http://{place}/"), {"X-Name": text})
+        for target in (b"/a b", b"/a\r\nX-More: b", b"/a HTTP/1.1\r\n\r\n"):
+            with pytest.raises(httpx.LocalProtocolError):
+                await client.ask("GET", parse(f"http://{place}/")._replace(target=target), {})
         await client.aclose()
+
+
+async def test_who_stops_at_the_announced_end_leaves_the_connection_to_the_next_one() -> None:
+    opened = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        await says(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")(reader, writer)
+
+    async with peer(talk) as place:
+        client = connections()
+        for _ in range(3):
+            answer = await client.ask("GET", parse(f"http://{place}/"), {})
+            # One who counts the bytes does not ask whether there are more.
+            assert await anext(aiter(answer.raw())) == b"hello"
+            await answer.aclose()
+        await client.aclose()
+    assert opened == 1
+
+
+async def test_who_stops_before_the_end_costs_a_connection_and_mixes_nothing_up() -> None:
+    opened = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT)
+        await says(head + CONTENT)(reader, writer)
+
+    async with peer(talk) as place:
+        client = connections()
+        for _ in range(2):
+            answer = await client.ask("GET", parse(f"http://{place}/"), {})
+            assert CONTENT.startswith(await anext(aiter(answer.raw())))
+            await answer.aclose()
+        await client.aclose()
+    assert opened == 2
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [("gzip", gzip.compress(CONTENT)), ("deflate", zlib.compress(CONTENT)), ("identity", CONTENT), ("", CONTENT)],
+)
+async def test_a_content_coding_that_nobody_asked_for_is_undone(coding: str, body: bytes) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    async with peer(says(head + body)) as place:
+        client = connections()
+        assert await get(place, client) == (200, CONTENT)
+        await client.aclose()
+
+
+@pytest.mark.parametrize(("coding", "body"), [("br", b"x"), ("gzip", b"this is no gzip")])
+async def test_a_content_coding_that_cannot_be_undone_is_an_error(coding: str, body: bytes) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    async with peer(says(head + body)) as place:
+        client = connections()
+        with pytest.raises(httpx.DecodingError):
+            await get(place, client)
+        await client.aclose()
+
+
+async def test_a_small_answer_that_unpacks_to_much_comes_in_bounded_pieces() -> None:
+    body = gzip.compress(bytes(64 << 20))
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with peer(says(head + body)) as place:
+        client = connections()
+        answer = await client.ask("GET", parse(f"http://{place}/"), {})
+        sizes = [len(piece) async for piece in answer.decoded()]
+        await answer.aclose()
+        await client.aclose()
+    assert sum(sizes) == 64 << 20
+    assert max(sizes) <= 1 << 20
+
+
+async def test_headers_are_found_in_any_case_and_joined() -> None:
+    said = b"HTTP/1.1 200 OK\r\nLink: <a>\r\nlink: <b>\r\nX-Name: \xe9\r\nContent-Length: 0\r\n\r\n"
+    async with peer(says(said)) as place:
+        client = connections()
+        answer = await client.ask("GET", parse(f"http://{place}/"), {})
+        await client.aclose()
+    assert answer.headers["LINK"] == "<a>, <b>"
+    assert answer.headers.get_list("Link") == ["<a>", "<b>"]
+    assert (answer.headers.get("x-name"), answer.headers.get("x-none")) == ("\u00e9", None)
+    assert "link" in answer.headers
+    assert list(answer.headers) == ["link", "x-name", "content-length"]
+
+
+async def test_closing_wakes_who_waits_for_an_answer() -> None:
+    asked = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+
+    async with peer(talk) as place:
+        host, _, port = place.partition(":")
+        connected = socket.create_connection((host, int(port)))
+        stream = PlainStream(connected, stall=60)
+        await stream.send(b"GET / HTTP/1.1\r\n\r\n")
+        waiting = asyncio.ensure_future(stream.receive_into(memoryview(bytearray(10))))
+        await asked.wait()
+        stream.close()
+        with pytest.raises(OSError, match="closed"):
+            await waiting
+        stream.close()
+
+
+async def test_nothing_is_written_into_the_buffer_of_one_who_has_gone() -> None:
+    ready = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ready.wait()
+        writer.write(b"late")
+        await reader.read()
+
+    async with peer(talk) as place:
+        host, _, port = place.partition(":")
+        stream = PlainStream(socket.create_connection((host, int(port))), stall=60)
+        buffer = bytearray(4)
+        waiting = asyncio.ensure_future(stream.receive_into(memoryview(buffer)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        ready.set()
+        other = bytearray(4)
+        assert await stream.receive_into(memoryview(other)) == 4
+        assert (bytes(buffer), bytes(other)) == (bytes(4), b"late")
+        stream.close()
 
 
 # -- slow peers
@@ -346,13 +493,11 @@ async def test_over_tls_large_bodies_go_both_ways_on_one_connection(certificate:
     trusting = ssl.create_default_context(cafile=str(certificate))
     async with peer(talk, served(certificate)) as place:
         client = connections(tls=trusting)
-        url = f"https://localhost:{place.rpartition(':')[2]}/v2/"
+        url = parse(f"https://localhost:{place.rpartition(':')[2]}/v2/")
         for _ in range(2):
-            request = httpx.Request("PUT", url, headers={"Content-Length": str(len(CONTENT))}, content=pieces())
-            put = await client.handle_async_request(request)
-            assert (put.status_code, await put.aread()) == (201, b"")
-            read = await client.handle_async_request(httpx.Request("GET", url))
-            assert await read.aread() == CONTENT
+            put = await client.ask("PUT", url, {"Content-Length": str(len(CONTENT))}, pieces())
+            assert (put.status, await whole(put)) == (201, b"")
+            assert await whole(await client.ask("GET", url, {})) == CONTENT
         await client.aclose()
     assert stored == [CONTENT, CONTENT]
 
@@ -370,6 +515,6 @@ async def test_a_certificate_that_proves_nothing_ends_the_exchange(certificate: 
     async with peer(talk, served(certificate)) as place:
         client = connections(tls=trusting)
         with pytest.raises(httpx.ConnectError, match="certificate"):
-            await client.handle_async_request(httpx.Request("GET", f"https://{host}:{place.rpartition(':')[2]}/v2/"))
+            await client.ask("GET", parse(f"https://{host}:{place.rpartition(':')[2]}/v2/"), {})
         await client.aclose()
     assert not asked.is_set()

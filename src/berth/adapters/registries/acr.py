@@ -76,7 +76,7 @@ class AcrRegistry(DistributionRegistry):
         """Only `/acr/v1` untags; a v2 DELETE of a tag may take the content, or be refused."""
         references.check_tag(tag)
         name = self.names.outward(repository)
-        url = self.client.origin.copy_with(raw_path=f"/acr/v1/{name}/_tags/{tag}".encode("ascii"))
+        url = self.client.origin.at(f"/acr/v1/{name}/_tags/{tag}")
         try:
             async with self.client.exchange("DELETE", url, expect=(200, 202), scopes=delete_scope(name)):
                 return True

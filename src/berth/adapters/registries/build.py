@@ -112,7 +112,7 @@ class Registries:
                 f"The kind {settings.kind} tells us nothing by webhook.", hint="Give its sync rules a schedule."
             )
         names = Names(RULES[settings.kind], settings.text("prefix") or "", settings.flag("flat"))
-        about = replace(delivery, host=registry_origin(settings.url, insecure=True).netloc.decode("ascii"))
+        about = replace(delivery, host=registry_origin(settings.url, insecure=True).netloc)
         told: Sequence[RemoteEvent] = found.events(about, inward=names.inward)
         return told
 

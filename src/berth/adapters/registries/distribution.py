@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import ClassVar
 
-import httpx
-
 from berth.adapters.registries.contract import (
     Capabilities,
     Delivery,
@@ -57,6 +55,7 @@ from berth.wire.client import RegistryClient
 from berth.wire.retry import RetryPolicy
 from berth.wire.sending import Upload
 from berth.wire.uploads import Arrival
+from berth.wire.urls import parse
 
 ABSENT_BLOBS = 1_000
 # After so many uploads it pays to try whether the registry can be asked for less.
@@ -280,7 +279,7 @@ class DistributionRegistry:
         return max(burst or CHUNK_BYTES, -(-size // MOST_CHUNKS))
 
     async def give_up(self, repository: str, session: str) -> None:
-        await sessions.cancel(self.client, self.names.outward(repository), httpx.URL(session))
+        await sessions.cancel(self.client, self.names.outward(repository), parse(session))
 
     async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
         name = self.names.outward(repository)
@@ -379,9 +378,9 @@ class DistributionRegistry:
 
     async def health(self) -> Health:
         """`GET /v2/` with our credentials: does it answer, and does it take them?"""
-        url = self.client.origin.copy_with(raw_path=b"/v2/")
+        url = self.client.origin.at("/v2/")
         async with self.client.exchange("GET", url, expect=(200,), scopes=()) as answer:
-            shown = "authorization" in answer.request.headers
+            shown = answer.signed_in
         given = self.settings.secret is not None or self.credential_source() is not None
         credentials = "healthy" if given and shown else "not asked for" if given else "none are given"
         return Health(healthy=True, components={"reachable": "healthy", "credentials": credentials})

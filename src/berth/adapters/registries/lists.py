@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-
-import httpx
+from urllib.parse import urlencode
 
 from berth.errors import RemoteError
 from berth.wire.client import RegistryClient
 from berth.wire.tags import bounded_body, next_link
+from berth.wire.urls import Url
 
 _LIST_LIMIT = 32 * 1024 * 1024
 _LISTS_KEPT = 16
@@ -44,17 +44,17 @@ class Lists:
         if after in found:
             found = found[found.index(after) + 1 :]
         if link is not None and len(found) <= limit:
-            return found, link.raw_path.decode("ascii")
+            return found, link.target.decode("ascii")
         if len(found) > limit:
             return self._portion(path, found, limit)
         return found, found[-1] if found and len(found) == limit else None
 
-    def _url(self, path: str, *, after: str | None, limit: int) -> httpx.URL:
+    def _url(self, path: str, *, after: str | None, limit: int) -> Url:
         origin = self._client.origin
         if after is not None and after.startswith("/"):  # where the page before said that it goes on
-            return origin.copy_with(raw_path=after.encode("ascii"))
-        query = httpx.QueryParams({"n": str(limit), **({"last": after} if after is not None else {})})
-        return origin.copy_with(raw_path=f"/v2/{path}?{query}".encode("ascii"))
+            return origin.at(after)
+        query = urlencode({"n": str(limit), **({"last": after} if after is not None else {})})
+        return origin.at(f"/v2/{path}?{query}")
 
     def _portion(self, path: str, found: list[str], limit: int) -> tuple[list[str], str | None]:
         """A page of a list that came whole; the rest is kept, so that the next page does not ask for it again."""

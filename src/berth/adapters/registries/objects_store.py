@@ -164,7 +164,7 @@ class Door:
         """Raises RemoteError for an address that must not be reached, Unavailable when there is none."""
         if self._passed or self._origin is None:
             return
-        host, port = self._origin.host, self._origin.port or 443
+        host, port = self._origin.host, self._origin.port
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:

@@ -75,9 +75,9 @@ async def _by_reading(
     ) as answer:
         kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         # An unknown digest is an empty list; Quay answers 400. Without the API it is 404.
-        if answer.status_code in (200, 400):
-            found = replace(found, referrers=answer.status_code == 400 or kind == types.OCI_INDEX)
-        elif answer.status_code in (404, 405):
+        if answer.status in (200, 400):
+            found = replace(found, referrers=answer.status == 400 or kind == types.OCI_INDEX)
+        elif answer.status in (404, 405):
             found = replace(found, referrers=False, oci_subject=False)
         else:
             notes.append("referrers: not allowed to ask")

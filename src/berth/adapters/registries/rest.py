@@ -20,8 +20,10 @@ from berth.errors import InvalidInput, RemoteError
 from berth.wire.addresses import AddressGuard, is_local_literal
 from berth.wire.answers import classify, transport_failure
 from berth.wire.client import registry_origin
+from berth.wire.messages import Answer, Headers
 from berth.wire.retry import RETRYABLE_STATUS, RetryPolicy, retry_after
-from berth.wire.transport import guarded_client
+from berth.wire.transport import Connections
+from berth.wire.urls import Url
 
 _ANSWER_LIMIT = 64 * 1024 * 1024
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -35,7 +37,7 @@ class RestAnswer:
     """One answer, read whole."""
 
     status: int
-    headers: httpx.Headers = field(repr=False)
+    headers: Headers = field(repr=False)
     body: bytes = field(repr=False)
     host: str
 
@@ -83,7 +85,7 @@ class Rest:
         self._retry = retry or RetryPolicy()
         self._sleep = sleep
         host = self._origin.host
-        self._http = guarded_client(
+        self._http = Connections(
             AddressGuard(
                 allow_private=settings.flag("allow_private"), private_hosts={host} if is_local_literal(host) else set()
             )
@@ -106,29 +108,30 @@ class Rest:
         `expect`, and Unavailable when nobody answers.
         """
         text = f"{self._path}{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
-        url = self._origin.copy_with(raw_path=text.encode("ascii"))
+        url = self._origin._replace(target=text.encode("ascii"))
+        content, kind = _content(body, form)
         failures = 0
         while True:
             last = method not in _REPEATABLE or failures + 1 >= self._retry.attempts
             wait: float | None = None
             try:
-                sent = {"Accept": "application/json", "User-Agent": "berth", **await self._sign_in(), **(headers or {})}
-                request = self._http.build_request(method, url, headers=sent, json=body, data=form)
-                response = await self._http.send(request, stream=True)
+                sent = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "berth", **kind}
+                sent |= {**await self._sign_in(), **(headers or {})}
+                response = await self._http.ask(method, url, sent, content)
                 try:
-                    content = await _whole(response)
+                    answer = await _whole(response)
                 finally:
                     await response.aclose()
             except httpx.TransportError as error:
                 if last:
                     raise transport_failure(error, url) from error
             else:
-                if response.status_code in expect:
-                    return RestAnswer(response.status_code, response.headers, content, self._origin.host)
+                if response.status in expect:
+                    return RestAnswer(response.status, response.headers, answer, self._origin.host)
                 # 429 was not carried out, whatever it was.
-                over = failures + 1 >= self._retry.attempts if response.status_code == 429 else last
-                if over or response.status_code not in RETRYABLE_STATUS:
-                    raise classify(response, content)
+                over = failures + 1 >= self._retry.attempts if response.status == 429 else last
+                if over or response.status not in RETRYABLE_STATUS:
+                    raise classify(method, url, response.status, response.headers, answer)
                 wait = retry_after(response.headers.get("retry-after"))
             failures += 1
             await self._sleep(self._retry.wait(failures, wait))
@@ -137,7 +140,7 @@ class Rest:
         await self._http.aclose()
 
 
-def place_of(base: str, settings: RegistrySettings) -> tuple[httpx.URL, str]:
+def place_of(base: str, settings: RegistrySettings) -> tuple[Url, str]:
     """(origin, leading path) of an interface's address. Raises InvalidInput as for a registry's own."""
     parts = urlsplit(base)
     if parts.query or parts.fragment:
@@ -151,10 +154,22 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-async def _whole(response: httpx.Response) -> bytes:
+def _content(body: Any, form: Mapping[str, str] | None) -> tuple[bytes | None, dict[str, str]]:
+    """What is sent, and the header that says what it is."""
+    if form is not None:
+        return urlencode(form).encode("ascii"), {"Content-Type": "application/x-www-form-urlencoded"}
+    if body is not None:
+        return json.dumps(body, separators=(",", ":")).encode("utf-8"), {"Content-Type": "application/json"}
+    return None, {}
+
+
+async def _whole(response: Answer) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _ANSWER_LIMIT:
-            raise RemoteError(f"{response.request.url.host} answers without an end.")
+    try:
+        async for chunk in response.decoded():
+            body += chunk
+            if len(body) > _ANSWER_LIMIT:
+                raise RemoteError(f"{response.url.host} answers without an end.")
+    except httpx.DecodingError as error:
+        raise RemoteError(f"{response.url.host} answered something unreadable: {error}.") from error
     return bytes(body)
