@@ -35,7 +35,7 @@ from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
 from berth.sync.copy import copy_version
 from berth.sync.flow import Flow, Limits, each
-from berth.sync.listing import all_tags, compared
+from berth.sync.listing import Remembered, all_tags, compared
 from berth.wire.plan import Terms, plan
 from demo.service import BIN
 
@@ -180,7 +180,7 @@ async def in_step(source: Registry, target: Registry, pids: list[int], *, tags: 
     terms = Terms(PROJECT, model="steps")
     first, _ = await compared(terms, source, target)
     # A run knows what the last one found (sync/journal).
-    remembered = {(listed.repository, listed.tag): listed.digest for listed in first}
+    remembered = Remembered({(listed.repository, listed.tag): listed.digest for listed in first})
     begun, before = time.perf_counter(), spent(pids)
     ours, theirs = await compared(terms, source, target, remembered=remembered)
     items = plan(terms, ours, theirs, datetime.now(UTC))

@@ -7,7 +7,7 @@ about evidence only where both sides hold the same version, since a missing one 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from berth.adapters.registries.contract import Confirming, Registry, Repacking
@@ -22,7 +22,24 @@ from berth.wire.plan import Listed, Terms, in_scope, source_name, target_name
 
 # (repository, tag) → the digest that the tag probably means.
 Guesses = Mapping[tuple[str, str], str]
+# (repository of the target, digest of a version) → what refers to it and is there.
+Evidence = Mapping[tuple[str, str], frozenset[str]]
 PAGE: Final = 500
+
+
+@dataclass
+class Remembered:
+    """What earlier runs of a rule found, and what this one adds.
+
+    Attributes:
+        tags: of the source; asked whether it is still so, registries work less.
+        evidence: what the target was seen to hold not long ago; not asked for again.
+        seen: the same, of this time.
+    """
+
+    tags: Guesses = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=dict)
+    seen: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
 
 async def compared(
@@ -31,25 +48,26 @@ async def compared(
     target: Registry,
     *,
     judge: DepotRegistry | None = None,
-    remembered: Guesses | None = None,
+    remembered: Remembered | None = None,
 ) -> tuple[list[Listed], list[Listed]]:
     """Both listings, ready for `plan`.
 
     Args:
         judge: asked for verdicts about content of other registries when the rule wants only what is admitted.
-        remembered: what tags of the source meant the last time; asked whether it is still so, registries work less.
+        remembered: what is known of both; gets what is found about evidence.
 
     Raises:
         Unsupported: a glob over models at a registry that cannot list its repositories.
         RemoteError, Unavailable, TooManyRequests: a place failed. A plan is made from whole listings or not at all.
     """
+    memory = remembered or Remembered()
     ours = await _list(
         terms,
         source,
         project=terms.project,
         mine=lambda name: in_scope(terms, name),
         sides="source",
-        guesses=remembered or {},
+        guesses=memory.tags,
     )
     names = {target_name(terms, listed.repository) for listed in ours}
     guesses = {(target_name(terms, listed.repository), listed.tag): listed.digest for listed in ours}
@@ -66,7 +84,7 @@ async def compared(
         ours = await each(ours, lambda listed: _judged(judge, listed))
     if isinstance(source, Repacking) or isinstance(target, Repacking):
         return await matched(terms, source, target, ours, theirs)
-    return await _with_evidence(terms, source, target, ours, theirs)
+    return await _with_evidence(terms, source, target, ours, theirs, memory)
 
 
 async def _list(
@@ -129,10 +147,12 @@ async def _tags_of(terms: Terms, place: Registry, repository: str, *, source: bo
         if is_version_tag(name) or name == terms.alias or (terms.all_tags and referrers.subject_of_tag(name) is None)
     ]
 
+    confirming = place if isinstance(place, Confirming) else None
+
     async def look(tag: str) -> Listed | None:
         likely = guesses.get((repository, tag))
-        if likely is not None and isinstance(place, Confirming):
-            digest = await place.tag_digest(repository, tag, likely=likely)
+        if likely is not None and confirming is not None:
+            digest = await confirming.tag_digest(repository, tag, likely=likely)
             return None if digest is None else Listed(repository, tag, digest)
         stat = await place.stat(repository, tag)
         return None if stat is None else Listed(repository, tag, stat.digest)
@@ -163,7 +183,12 @@ async def _judged(judge: DepotRegistry, listed: Listed) -> Listed:
 
 
 async def _with_evidence(
-    terms: Terms, source: Registry, target: Registry, ours: Sequence[Listed], theirs: Sequence[Listed]
+    terms: Terms,
+    source: Registry,
+    target: Registry,
+    ours: Sequence[Listed],
+    theirs: Sequence[Listed],
+    memory: Remembered,
 ) -> tuple[list[Listed], list[Listed]]:
     there = {(listed.repository, listed.tag): listed for listed in theirs}
     tags: dict[str, frozenset[str]] = {}
@@ -179,9 +204,14 @@ async def _with_evidence(
             return listed, held
         if not isinstance(source, DepotRegistry):
             listed = replace(listed, evidence=await _evidence(source, listed, tags[listed.repository]))
-        if not listed.evidence:
-            return listed, held
-        return listed, replace(held, evidence=await _held(target, held.repository, listed.evidence, known))
+        wanted, version = listed.evidence, (held.repository, held.digest)
+        if wanted and wanted <= memory.evidence.get(version, frozenset()):
+            return listed, replace(held, evidence=wanted)
+        if wanted:
+            held = replace(held, evidence=await _held(target, held.repository, wanted, known))
+            if held.evidence == wanted:
+                memory.seen[version] = wanted
+        return listed, held
 
     pairs = await each(ours, look)
     for _, held in pairs:

@@ -156,23 +156,29 @@ async def depot_evidence(
     rows = await conn.execute(
         text(
             f"""
-            select r.name, c.root, array_agg(distinct e.digest) as digests
-              from repositories r
-              join projects p on p.id = r.project_id
-              join tags t on t.repository_id = r.id
-              join closure c on c.repository_id = r.id and c.root = t.digest and c.is_manifest
-              join lateral (
-                   select m.digest from repository_manifests m
-                    where m.repository_id = r.id and m.subject = c.digest
-                   union
-                   select s.digest from tags s
-                    where s.repository_id = r.id and s.name in (
-                          replace(c.digest, ':', '-') || '.sig', replace(c.digest, ':', '-') || '.att',
-                          replace(c.digest, ':', '-') || '.sbom')
-              ) e on true
-             where p.name = :project and left(t.name, 7) <> 'sha256-'
-               and (cast(:repository as text) is null or r.name = :repository)
-               and not {withheld(repository="r.id", digest="e.digest", root="c.root")}
+            with roots as materialized (
+                   select distinct r.id, r.name, t.digest as root
+                     from repositories r
+                     join projects p on p.id = r.project_id
+                     join tags t on t.repository_id = r.id
+                    where p.name = :project and left(t.name, 7) <> 'sha256-'
+                      and (cast(:repository as text) is null or r.name = :repository)),
+                 found as materialized (
+                   select distinct r.id, r.name, r.root, e.digest
+                     from roots r
+                     join closure c on c.repository_id = r.id and c.root = r.root and c.is_manifest
+                     join lateral (
+                          select m.digest from repository_manifests m
+                           where m.repository_id = r.id and m.subject = c.digest
+                          union all
+                          select s.digest from tags s
+                           where s.repository_id = r.id and s.name in (
+                                 replace(c.digest, ':', '-') || '.sig', replace(c.digest, ':', '-') || '.att',
+                                 replace(c.digest, ':', '-') || '.sbom')
+                     ) e on true)
+            select f.name, f.root, array_agg(f.digest) as digests
+              from found f
+             where not {withheld(repository="f.id", digest="f.digest", root="f.root")}
              group by 1, 2
             """
         ),

@@ -20,12 +20,13 @@ from berth.db import queue
 from berth.db.engine import Database
 from berth.db.sealing import Sealer
 from berth.errors import BerthError, Conflict
+from berth.sync.confirmed import queries as confirmed
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, each
 from berth.sync.images import bring, holds_version
 from berth.sync.journal import queries
 from berth.sync.journal.queries import ItemRow
-from berth.sync.listing import all_tags, compared
+from berth.sync.listing import Remembered, all_tags, compared
 from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing import record
@@ -93,7 +94,7 @@ class _Run(Underway):
             target = source if self._rule.target == self._rule.source else await self._places.open(self._rule.target)
             try:
                 if not planned:
-                    await self._plan(source, target)
+                    await self._plan(source, target, thorough=only_plan)
                 if not only_plan:
                     await self._carry_over(source, target)
             finally:
@@ -101,11 +102,14 @@ class _Run(Underway):
         finally:
             await source.close()
 
-    async def _plan(self, source: Registry, target: Registry) -> None:
+    async def _plan(self, source: Registry, target: Registry, *, thorough: bool) -> None:
+        """`thorough`: whoever only wants to know what differs is told what is so now, at the price of asking."""
         depot = await self._places.open(DEPOT)
         judge = depot if isinstance(depot, DepotRegistry) else None
         async with self._db.reading() as conn:
-            remembered = await queries.source_digests(conn, self._rule.id, before=self._run_id)
+            remembered = Remembered(await queries.source_digests(conn, self._rule.id, before=self._run_id))
+            if not thorough:
+                remembered.evidence = await confirmed.fresh(conn, self._rule.id, now=self._now())
         ours, theirs = await again(
             lambda: compared(self._terms, source, target, judge=judge, remembered=remembered), flow=self._flow
         )
@@ -115,6 +119,8 @@ class _Run(Underway):
         items = plan(self._terms, ours, theirs, self._now())
         async with self._db.transaction() as conn:
             await queries.write_plan(conn, self._run_id, items)
+            if not isinstance(target, DepotRegistry):
+                await confirmed.keep(conn, self._rule.id, remembered.seen, now=self._now())
 
     async def _held_back(self) -> str | None:
         async with self._db.reading() as conn:

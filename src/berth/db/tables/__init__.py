@@ -20,7 +20,15 @@ from berth.db.tables.needs import version_needs
 from berth.db.tables.principals import principals, tokens
 from berth.db.tables.projects import memberships, projects, trusted_keys
 from berth.db.tables.registries import registries, registry_events, registry_pulls
-from berth.db.tables.sync import placements, sync_drift, sync_items, sync_rules, sync_runs, sync_uploads
+from berth.db.tables.sync import (
+    placements,
+    sync_confirmed,
+    sync_drift,
+    sync_items,
+    sync_rules,
+    sync_runs,
+    sync_uploads,
+)
 from berth.db.tables.verdicts import verdicts
 from berth.db.tables.versions import alias_moves, aliases, approvals, versions
 
@@ -47,6 +55,7 @@ __all__ = [
     "repository_blobs",
     "repository_manifests",
     "signatures",
+    "sync_confirmed",
     "sync_drift",
     "sync_items",
     "sync_rules",

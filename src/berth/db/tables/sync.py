@@ -19,7 +19,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from berth.db.tables.metadata import metadata
 
@@ -135,6 +135,17 @@ sync_drift = Table(
     Column("error", Text),
     Column("since", DateTime(timezone=True), nullable=False),
     CheckConstraint("action in ('copy','conflict','prune')", name="action"),
+)
+
+# Evidence that a rule's target was seen to hold beside a version; believed for a day (sync/confirmed).
+sync_confirmed = Table(
+    "sync_confirmed",
+    metadata,
+    Column("rule_id", BigInteger, ForeignKey("sync_rules.id", ondelete="CASCADE"), primary_key=True),
+    Column("repository", Text(collation="C"), primary_key=True),  # at the target, by our own name
+    Column("digest", Text(collation="C"), primary_key=True),
+    Column("evidence", ARRAY(Text), nullable=False),
+    Column("confirmed_at", DateTime(timezone=True), nullable=False),
 )
 
 # Uploads of large blobs that broke off or are under way, so that whoever goes on need not send them anew.
