@@ -262,6 +262,18 @@ async def test_a_signature_goes_along_with_a_promotion_and_the_approval_does_not
     assert set(await content(lab.depot, "prod/net", "1.0.0")) == set(await content(lab.depot, "team/net", "1.0.0"))
 
 
+async def test_a_part_that_was_rejected_holds_the_whole_back_from_promotion(lab: Lab) -> None:
+    await lab.project("team")
+    await lab.project("prod")
+    await push_version(lab.depot, "team/net", "1.0.0")
+    [source] = await chosen(lab, "team/net:1.0.0")
+    part = json.loads(await lab.depot.manifest("team/net", source.version.digest))["manifests"][1]["digest"]
+    await lab.decide("team/net", part, "rejected")
+    async with lab.database.reading() as conn:
+        planned = await promoting.plan(conn, source, "prod/net", "1.0.0", now=lab.now)
+    assert (planned.action, planned.reason) == ("refused", f"rita rejected {part} in it in team.")
+
+
 async def test_a_promotion_is_whole_or_not_at_all(lab: Lab, key: PrivateKey) -> None:
     await lab.project("team")
     await lab.project("prod")

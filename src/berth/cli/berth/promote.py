@@ -8,7 +8,7 @@ import typer
 
 from berth.cli.output import Column, Format, Output, OutputOption
 from berth.client import Berth
-from berth.errors import Conflict
+from berth.errors import Conflict, Denied
 
 _COLUMNS: list[Column] = ["action", "source", ("repository", "to"), "version", "verdict", "reason"]
 
@@ -45,6 +45,14 @@ def promote(
             f"{len(conflicts)} of {len(items)} versions {'would not be' if dry_run else 'were not'} promoted: "
             f"{conflicts[0]['reason']}",
             hint="Give it another number there: berth promote SOURCE project/model:VERSION.",
+        )
+    refused = [item for item in items if item["action"] == "refused"]
+    if refused:
+        raise Denied(
+            f"{len(refused)} of {len(items)} versions {'would not be' if dry_run else 'were not'} promoted: "
+            f"{refused[0]['reason']}",
+            reasons=[],
+            hint=f"If it is fit after all: xumi approve {refused[0]['source']}",
         )
     waiting = [item for item in items if item["verdict"] == "deny"]
     if waiting:

@@ -35,7 +35,10 @@ class NewPromotion(BaseModel):
 
 
 class PromotedVersion(BaseModel):
-    """`action`: promote, evidence (signatures were added), present, conflict. `verdict`: of the target's policy."""
+    """`action`: promote, evidence (signatures were added), present, conflict, refused (a reviewer said no to it).
+
+    `verdict`: of the target's policy.
+    """
 
     source: str
     repository: str
@@ -63,6 +66,7 @@ async def promote(request: Request, project: str, model: str, body: NewPromotion
 
     Signatures and attestations go along, scans are known by digest; approvals stay behind, for the policy of the target
     decides anew. Promoting again changes nothing; another digest under the number there is a conflict, and stays.
+    What a reviewer here rejected or revoked is refused.
     """
     target = str(ModelName.parse(body.to))
     if body.version is not None:
@@ -89,7 +93,7 @@ async def _planned(call: Call, source: str, versions: str, target: str, version:
 
 async def _carry_out(request: Request, planned: Promotion) -> PromotedVersion:
     """One version in one transaction, with the rights and the verdict of that moment."""
-    if planned.action in ("present", "conflict"):
+    if planned.action in ("present", "conflict", "refused"):
         return _shown(planned, [], None, [])
     async with acting(request) as call:
         places = await promoting.places_of(call.conn, planned)
@@ -102,8 +106,10 @@ async def _carry_out(request: Request, planned: Promotion) -> PromotedVersion:
     try:
         async with acting(request) as call:
             source = planned.source.repository.name
-            again = await _planned(call, source, planned.digest, planned.repository, planned.version)
-            notes = await promoting.promote(call.conn, again[0], documents=documents, by=call.who, now=call.now)
+            (again,) = await _planned(call, source, planned.digest, planned.repository, planned.version)
+            if again.action == "refused":
+                return _shown(again, [], None, [])
+            notes = await promoting.promote(call.conn, again, documents=documents, by=call.who, now=call.now)
             await _record(call, planned)
             target = await catalog.repository(call.conn, planned.repository)
             if target is None:

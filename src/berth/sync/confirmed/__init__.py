@@ -1,1 +1,1 @@
-"""Which evidence was a target seen to hold? Believed for a day, so that runs with nothing to do ask for little (0028)."""
+"""Which evidence was a target seen to hold? Believed for a day, so that runs in step ask for little (0028)."""

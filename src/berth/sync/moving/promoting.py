@@ -1,7 +1,7 @@
 """How does a version get from one project to another of this service? By digest, in one transaction, without a byte.
 
 Signatures and attestations go along; reports are evidence about the digest and are there already (design §6). An
-approval is a project's own and stays behind: the target's policy decides anew.
+approval is a project's own and stays behind: the target's policy decides anew. What a reviewer said no to stays too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from berth.catalog import classify, record
 from berth.catalog import queries as catalog
 from berth.catalog.queries import RepositoryRow
 from berth.errors import BlobUnknown, Conflict, InvalidInput, NameUnknown, TooLarge
+from berth.gates import queries as gates
 from berth.gates.arrival import arrived
 from berth.oci import manifest as manifests
 from berth.oci.manifest import Manifest
@@ -27,7 +28,7 @@ from berth.sync.moving.choosing import Chosen
 from berth.sync.moving.contents import Whole, whole
 from berth.sync.moving.queries import Held
 
-Action = Literal["promote", "evidence", "present", "conflict"]
+Action = Literal["promote", "evidence", "present", "conflict", "refused"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,18 @@ async def plan(conn: AsyncConnection, source: Chosen, repository: str, version: 
     # Our own reports are attached to the copy as to everything with this digest; only what people said travels.
     said = {digest: held for digest, held in content.evidence.items() if held.pushed_by != "berth"}
     content = Whole(content.tree, said)
-    action, reason = await _action(conn, source, repository, version, content)
+    action, reason = await _refused(conn, source) or await _action(conn, source, repository, version, content)
     return Promotion(source, repository, version, action, reason, len(said), content)
+
+
+async def _refused(conn: AsyncConnection, source: Chosen) -> tuple[Action, str] | None:
+    """A project whose policy asks for less would let out what a reviewer has taken back."""
+    said = await gates.decisions_in(conn, source.repository.id, source.version.digest)
+    for row in said.values():
+        if row["decision"] in ("rejected", "revoked"):
+            what = "it" if row["digest"] == source.version.digest else f"{row['digest']} in it"
+            return "refused", f"{row['principal']} {row['decision']} {what} in {source.repository.project}."
+    return None
 
 
 async def _action(

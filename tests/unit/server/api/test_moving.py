@@ -218,12 +218,12 @@ async def test_a_version_written_as_its_tag_is_not_promoted_out_of_quarantine(st
     assert (await promote(staff, "developer", "vision", versions="1.0.0_cpu")).status_code == 200
 
 
-async def approve(world: World, repository: str, digest: str) -> None:
+async def approve(world: World, repository: str, digest: str, decision: str = "approved") -> None:
     async with world.database.transaction() as conn:
         row = await catalog.repository(conn, repository)
         assert row is not None
         await evidence.decide_approval(
-            conn, repository_id=row.id, digest=digest, decision="approved", principal="rita", note="", now=world.clock()
+            conn, repository_id=row.id, digest=digest, decision=decision, principal="rita", note="", now=world.clock()
         )
 
 
@@ -236,6 +236,19 @@ async def test_the_approval_stays_behind_and_the_target_decides_anew(staff: Staf
     # Its twin: in an open project the same version is let out at once.
     open_one = (await promote(staff, "root", to="secret/net")).json()["items"][0]
     assert open_one["verdict"] == "allow"
+
+
+@pytest.mark.parametrize("decision", ["rejected", "revoked"])
+async def test_what_a_reviewer_said_no_to_is_not_promoted_where_less_is_asked(staff: Staffed, decision: str) -> None:
+    digest = await staff.world.version("vision/net", "1.0.0")
+    await approve(staff.world, "vision/net", digest, decision)
+    for dry_run in (True, False):
+        item = (await promote(staff, "root", to="secret/net", dry_run=dry_run)).json()["items"][0]
+        assert (item["action"], item["reason"]) == ("refused", f"rita {decision} it in vision.")
+    assert (await ask(staff, "root", "GET", "/projects/secret/models/net/versions/1.0.0")).status_code == 404
+    # Its twin: approved again, it goes.
+    await approve(staff.world, "vision/net", digest)
+    assert (await promote(staff, "root", to="secret/net")).json()["items"][0]["action"] == "promote"
 
 
 async def test_nothing_is_copied_or_changed_twice(staff: Staffed) -> None:
