@@ -6,12 +6,11 @@ what is whole. Nobody sees a version under its name before everything it consist
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from berth.adapters.registries.contract import LARGE_BYTES, Limited, Registry, Telling
+from berth.adapters.registries.contract import Limited, Registry
 from berth.errors import (
     BlobUnknownToManifest,
     Conflict,
@@ -25,9 +24,9 @@ from berth.oci import manifest as manifests
 from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
+from berth.sync.carrying import Carrier, Copied
 from berth.sync.evidence import evidence_of
-from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, each
-from berth.sync.large import LargeBlob
+from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, each, go_on
 from berth.sync.trying import again
 
 T = TypeVar("T")
@@ -38,25 +37,8 @@ MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 EVIDENCE_DEPTH: Final = 3
 # With these a registry says that it does not take this piece of evidence; the version itself is not in doubt.
 REFUSALS: Final = (Conflict, InvalidInput, TooLarge, Unsupported)
-
-
-@dataclass
-class Copied:
-    """What a copy did.
-
-    Attributes:
-        bytes_sent: of blobs, as they went to the target.
-        notes: evidence that the target did not take, in words.
-    """
-
-    digest: str
-    bytes_sent: int = 0
-    blobs_sent: int = 0
-    blobs_mounted: int = 0
-    blobs_present: int = 0
-    manifests_sent: int = 0
-    tagged: bool = False
-    notes: list[str] = field(default_factory=list)
+# Of several manifests: what is said about each, digests with their tags.
+_About = Sequence[Sequence[tuple[str, str | None]]]
 
 
 @dataclass(frozen=True)
@@ -159,28 +141,45 @@ class _Copy:
         self.target_repository = target_repository
         self.flow = flow
         self.journal = journal
-        self.progress = progress
         self.known_tags = known_tags
-        self.copied = Copied("")
+        self._carrier = Carrier(
+            source, target, source_repository, target_repository, flow=flow, journal=journal, progress=progress
+        )
         # Of one manifest with all below it; None = whatever there is.
         self.largest: int | None = None
-        self._same_place = source is target
+        # What is still to be given its name: the version, and the evidence that is under way.
+        self._unnamed: dict[str, Manifest] = {}
+
+    @property
+    def copied(self) -> Copied:
+        return self._carrier.copied
 
     async def run(self, digest: str, tag: str | None) -> Copied:
-        self.copied = Copied(digest)
+        self.copied.digest = digest
         if tag is not None and await self._name_is_taken(tag, digest):
             tag = None
-        held = await self._bring(digest)
-        await self.bring_evidence(held, root=digest)
+        missing, held = await self._bring_content(digest)
+        about = await self._about(held, digest)
+        root = next((node for node in missing if node.digest == digest), None)
+        if tag is None or root is None or any(about):
+            await self._put_all(missing)
+            await self._bring_evidence(held, about, root=digest)
+            root = None
+        else:
+            # There is nothing to go between it and its name, so that one request can do both.
+            await self._put_all([node for node in missing if node is not root])
         if tag is not None:
-            await self._wanted()
-            body, media_type = await self._root(digest)
-            await self._again(
-                lambda: self.target.push_manifest(self.target_repository, tag, media_type=media_type, body=body)
-            )
+            await go_on(self.journal)
+            await self._put(root, tag) if root is not None else await self._name(tag, digest)
             await self._verify(tag, digest)
             self.copied.tagged = True
         return self.copied
+
+    async def _name(self, tag: str, digest: str) -> None:
+        body, media_type = await self._root(digest)
+        await self._again(
+            lambda: self.target.push_manifest(self.target_repository, tag, media_type=media_type, body=body)
+        )
 
     async def _name_is_taken(self, tag: str, digest: str) -> bool:
         """True when the target has this version under this name. Raises Conflict for another one."""
@@ -202,13 +201,20 @@ class _Copy:
             )
 
     async def _root(self, digest: str) -> tuple[bytes, str]:
+        if (known := self._unnamed.get(digest)) is not None:
+            return known.body, known.media_type
         body = await self._manifest(digest)
         return body, manifests.parse(body).media_type
 
     # -- content
 
-    async def _bring(self, digest: str) -> list[str]:
-        """Everything below `digest`, leaves first; returns the digests of all manifests in that tree."""
+    async def _bring(self, digest: str) -> None:
+        """`digest` and everything below it."""
+        missing, _ = await self._bring_content(digest)
+        await self._put_all(missing)
+
+    async def _bring_content(self, digest: str) -> tuple[list[_Node], list[str]]:
+        """All blobs below `digest`; the manifests that are still missing then, and all manifests in that tree."""
         missing, held = await self._walk(digest)
         wanted: dict[str, Descriptor] = {}
         for node in missing:
@@ -222,11 +228,13 @@ class _Copy:
             self.target.check_content(self.target_repository, None, [*wanted.values(), *bodies])
         if wanted:
             await self.journal.planned(len(wanted), sum(blob.size for blob in wanted.values()))
-        await self._bring_blobs(list(wanted.values()))
+        await self._carrier.bring_all(list(wanted.values()))
+        return missing, held
+
+    async def _put_all(self, missing: Sequence[_Node]) -> None:
         for level in _leaves_first(missing):
-            await self._wanted()
-            await each(level, self._put)
-        return held
+            await go_on(self.journal)
+            await each(level, lambda node: self._put(node, node.digest))
 
     async def _walk(self, root: str) -> tuple[list[_Node], list[str]]:
         """What the target lacks, and all manifests of the tree; parents come before their children."""
@@ -241,6 +249,8 @@ class _Copy:
             if total > MAX_MANIFEST_BYTES:
                 raise too_large
             manifest = manifests.parse(body)
+            if digest == root:
+                self._unnamed[digest] = manifest
             if await self._again(lambda: self.target.stat(self.target_repository, digest)) is None:
                 missing.append(_Node(digest, manifest))
             return manifest
@@ -265,112 +275,51 @@ class _Copy:
 
         return await self._again(read)
 
-    async def _put(self, node: _Node) -> None:
+    async def _put(self, node: _Node, reference: str) -> None:
         async def push() -> str:
             return await self.target.push_manifest(
-                self.target_repository, node.digest, media_type=node.manifest.media_type, body=node.manifest.body
+                self.target_repository, reference, media_type=node.manifest.media_type, body=node.manifest.body
             )
 
         try:
             await self._again(push)
         except BlobUnknownToManifest:
             # It was there a moment ago: the target's clean-up was faster.
-            await self._bring_blobs([b for b in node.manifest.blobs() if b.media_type not in types.FOREIGN_LAYER_TYPES])
+            await self._carrier.bring_all(
+                [b for b in node.manifest.blobs() if b.media_type not in types.FOREIGN_LAYER_TYPES]
+            )
             await self._again(push)
         self.copied.manifests_sent += 1
-
-    # -- blobs
-
-    async def _bring_blobs(self, blobs: Sequence[Descriptor]) -> None:
-        async def bring(blob: Descriptor) -> None:
-            async with self.flow.slots:
-                await self._wanted()
-                await self._bring_blob(blob)
-
-        # Largest first: the last one to finish is then a small one.
-        await each(sorted(blobs, key=lambda blob: -blob.size), bring, at_once=self.flow.limits.blobs)
-
-    async def _bring_blob(self, blob: Descriptor) -> None:
-        digest, repository = blob.digest, self.target_repository
-        sent = 0
-        # Of a large blob the end of a broken upload may be all that is missing: that is another way in.
-        tells = isinstance(self.target, Telling) and self.target.tells_on_upload and 0 < blob.size < LARGE_BYTES
-        if not tells and await self._again(lambda: self.target.blob_size(repository, digest)) is not None:
-            self.copied.blobs_present += 1
-        elif await self._mounted(digest):
-            self.copied.blobs_mounted += 1
-        elif (sent := await self._bring_over(blob)) or not tells:
-            self.copied.blobs_sent += 1
-            self.copied.bytes_sent += sent
-        else:
-            self.copied.blobs_present += 1
-        self.flow.remember(digest, repository)
-        await self.journal.whole(digest, size=blob.size, sent=sent)
-
-    async def _mounted(self, digest: str) -> bool:
-        if not self.target.capabilities.mount:
-            return False
-        origin = self.source_repository if self._same_place else self.flow.holder(digest)
-        if origin is None or origin == self.target_repository:
-            return False
-        return await self._again(lambda: self.target.mount_blob(self.target_repository, digest, source=origin))
-
-    async def _bring_over(self, blob: Descriptor) -> int:
-        """Send it; how many bytes went, of a large one also those of broken tries."""
-        if blob.size < LARGE_BYTES:
-            return await self._again(lambda: self._send(blob))
-        large = LargeBlob(
-            self.source,
-            self.source_repository,
-            self.target_repository,
-            blob,
-            flow=self.flow,
-            journal=self.journal,
-            progress=self.progress,
-        )
-        await self._again(lambda: large.send(self.target))
-        return large.bytes_sent
-
-    async def _send(self, blob: Descriptor) -> int:
-        moved = 0
-
-        async def pieces() -> AsyncGenerator[bytes, None]:
-            nonlocal moved
-            async for piece in self.source.blob(self.source_repository, blob.digest):
-                moved += len(piece)
-                await self._wanted()
-                if moved > blob.size:
-                    raise IntegrityError(f"The source answers more than the {blob.size} bytes of {blob.digest}.")
-                await self.flow.pass_bytes(len(piece))
-                self.progress(len(piece))
-                yield piece
-
-        async with aclosing(pieces()) as stream:
-            await self.target.push_blob(self.target_repository, blob.digest, size=blob.size, chunks=stream)
-        return moved
 
     # -- evidence
 
     async def bring_evidence(self, subjects: Sequence[str], *, root: str) -> None:
         """What refers to these manifests of the version `root`, and what refers to that."""
+        await self._bring_evidence(subjects, await self._about(subjects, root), root=root)
+
+    async def _bring_evidence(self, subjects: Sequence[str], about: _About, *, root: str) -> None:
         seen = set(subjects)
-        level = list(subjects)
-        for _ in range(EVIDENCE_DEPTH):
+        for depth in range(EVIDENCE_DEPTH):
             found: list[str] = []
-            for there in await each(level, lambda subject: self._evidence_of(subject, root)):
+            for there in about:
                 for digest, tag in there:
                     # One after the other: a piece may hang on another, or share its tag.
                     if await self._bring_one(digest, tag) and digest not in seen:
                         seen.add(digest)
                         found.append(digest)
-            if not found:
+            if not found or depth == EVIDENCE_DEPTH - 1:
                 return
-            level = found
+            about = await self._about(found, root)
 
-    async def _evidence_of(self, subject: str, root: str) -> list[tuple[str, str | None]]:
-        return await evidence_of(
-            self.source, self.source_repository, subject, root=root, flow=self.flow, known_tags=self.known_tags
-        )
+    async def _about(self, subjects: Sequence[str], root: str) -> _About:
+        """What the source has about each of these manifests: digests, with their tags."""
+
+        async def look(subject: str) -> Sequence[tuple[str, str | None]]:
+            return await evidence_of(
+                self.source, self.source_repository, subject, root=root, flow=self.flow, known_tags=self.known_tags
+            )
+
+        return await each(subjects, look)
 
     async def _bring_one(self, digest: str, tag: str | None) -> bool:
         try:
@@ -382,6 +331,8 @@ class _Copy:
         except REFUSALS as error:
             self.copied.notes.append(f"{tag or digest} was not taken: {error.message}")
             return False
+        finally:
+            self._unnamed.pop(digest, None)
         return True
 
     async def _name_evidence(self, tag: str, digest: str) -> None:
@@ -401,12 +352,6 @@ class _Copy:
         await self._again(
             lambda: self.target.push_manifest(self.target_repository, tag, media_type=media_type, body=body)
         )
-
-    # -- going on
-
-    async def _wanted(self) -> None:
-        if not await self.journal.wanted():
-            raise Cancelled("The copy was stopped.")
 
     async def _again(self, do: Callable[[], Awaitable[T]]) -> T:
         return await again(do, flow=self.flow)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 
-from berth.adapters.registries.contract import Registry
+from berth.adapters.registries.contract import Registry, Tagging
 from berth.oci import digest as digests
 from berth.oci import referrers
 from berth.sync.depot import DepotRegistry
@@ -26,12 +26,14 @@ async def evidence_of(
 
     Args:
         root: the version that the subject belongs to: of the depot, only what may leave with it is named.
-        known_tags: all tags of the repository, if the caller has them: saves asking for signature tags.
+        known_tags: all tags of the repository, if the caller has them: saves asking for those that are not there.
     Raises:
         RemoteError, Unavailable, TooManyRequests: the source failed, also when tried again.
     """
-    listed = await again(lambda: source.referrers(repository, subject), flow=flow)
-    there: list[tuple[str, str | None]] = [(entry.digest, None) for entry in listed]
+    there: list[tuple[str, str | None]] = []
+    if may_have_referrers(source, subject, known_tags):
+        listed = await again(lambda: source.referrers(repository, subject), flow=flow)
+        there += [(entry.digest, None) for entry in listed]
     for tag in _tags(subject, known_tags):
         stat = await again(partial(source.stat, repository, tag), flow=flow)
         if stat is not None:
@@ -41,6 +43,13 @@ async def evidence_of(
         let_out = await source.may_leave(repository, [digest for digest, _ in there], root=root)
         there = [(digest, tag) for digest, tag in there if digest in let_out]
     return there
+
+
+def may_have_referrers(place: Registry, subject: str, known_tags: Collection[str] | None) -> bool:
+    """Whether asking a place for what refers to a manifest can bring anything."""
+    if known_tags is None or not (isinstance(place, Tagging) and place.referrers_in_tags):
+        return True
+    return digests.parse(subject).algorithm != "sha256" or referrers.fallback_tag(subject) in known_tags
 
 
 def _tags(subject: str, known: Collection[str] | None) -> list[str]:

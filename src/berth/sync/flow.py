@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from berth.errors import Conflict, Unavailable
 
@@ -87,6 +89,12 @@ class NoJournal:
         return None
 
 
+async def go_on(journal: Journal) -> None:
+    """Raises Cancelled when somebody wants the copy to stop."""
+    if not await journal.wanted():
+        raise Cancelled("The copy was stopped.")
+
+
 async def lasting(do: Callable[[], Awaitable[T]], *, sleep: Callable[[float], Awaitable[None]]) -> T:
     """Write something down, however long the database takes to come back: what has moved is worth the wait."""
     for wait in DATABASE_WAITS:
@@ -113,6 +121,14 @@ class Flow:
         self.clock = clock
         self._free_at = 0.0
         self._places: OrderedDict[str, str] = OrderedDict()
+        self._moving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def alone(self, digest: str) -> AsyncIterator[None]:
+        """Nobody else of this run moves this blob meanwhile: who comes after finds it there, or has it mounted."""
+        lock = self._moving.setdefault(digest, asyncio.Lock())
+        async with lock:
+            yield
 
     async def pass_bytes(self, count: int) -> None:
         """Wait until `count` bytes may move without exceeding the rate."""

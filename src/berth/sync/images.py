@@ -18,7 +18,8 @@ from berth.oci import digest as digests
 from berth.oci import manifest as manifests
 from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
-from berth.sync.copy import Copied, copy_version
+from berth.sync.carrying import Copied
+from berth.sync.copy import copy_version
 from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Cancelled, Flow, Journal, NoJournal
 from berth.sync.trying import again

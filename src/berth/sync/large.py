@@ -14,7 +14,7 @@ from berth.adapters.registries.contract import Registry
 from berth.errors import IntegrityError
 from berth.oci.descriptor import Descriptor
 from berth.sync.depot import DepotRegistry
-from berth.sync.flow import Cancelled, Flow, Journal, Progress
+from berth.sync.flow import Flow, Journal, Progress, go_on
 
 # How old what is written down may be. A fast copy would otherwise write to the database as often as it sends a chunk.
 KEEP_SECONDS: Final = 0.25
@@ -89,7 +89,7 @@ class LargeBlob:
     async def at(self, offset: int) -> AsyncGenerator[bytes, None]:
         position = offset
         async for piece in self._source.blob(self._source_repository, self._blob.digest, offset=offset):
-            await self._wanted()
+            await go_on(self._journal)
             position += len(piece)
             if position > self._blob.size:
                 raise IntegrityError(
@@ -98,7 +98,7 @@ class LargeBlob:
             yield piece
 
     async def let(self, count: int) -> None:
-        await self._wanted()
+        await go_on(self._journal)
         await self._flow.pass_bytes(count)
 
     def left(self, count: int) -> None:
@@ -131,7 +131,3 @@ class LargeBlob:
     async def forget(self) -> None:
         self._session = self._kept_at = None
         await self._journal.keep(self._repository, self._blob.digest, session=None, offset=0)
-
-    async def _wanted(self) -> None:
-        if not await self._journal.wanted():
-            raise Cancelled("The copy was stopped.")

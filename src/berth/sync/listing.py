@@ -16,6 +16,7 @@ from berth.oci import manifest as manifests
 from berth.oci import referrers
 from berth.oci.version import is_version_tag
 from berth.sync.depot import DepotRegistry
+from berth.sync.evidence import may_have_referrers
 from berth.sync.flow import each
 from berth.sync.images import matched
 from berth.wire.plan import Listed, Terms, in_scope, source_name, target_name
@@ -197,13 +198,18 @@ async def _with_evidence(
             tags[name] = frozenset(await all_tags(source, name))
 
     known: dict[tuple[str, str], bool] = {}
+    # Several names may mean one version.
+    about: dict[tuple[str, str], frozenset[str]] = {}
 
     async def look(listed: Listed) -> tuple[Listed, Listed | None]:
         held = there.get((target_name(terms, listed.repository), listed.tag))
         if held is None or held.digest != listed.digest:
             return listed, held
         if not isinstance(source, DepotRegistry):
-            listed = replace(listed, evidence=await _evidence(source, listed, tags[listed.repository]))
+            source_version = (listed.repository, listed.digest)
+            if source_version not in about:
+                about[source_version] = await _evidence(source, listed, tags[listed.repository])
+            listed = replace(listed, evidence=about[source_version])
         wanted, version = listed.evidence, (held.repository, held.digest)
         if wanted and wanted <= memory.evidence.get(version, frozenset()):
             return listed, replace(held, evidence=wanted)
@@ -223,12 +229,11 @@ async def _with_evidence(
 async def _evidence(place: Registry, listed: Listed, tags: frozenset[str]) -> frozenset[str]:
     """What refers to one version, at a registry that is not ours."""
     found: set[str] = set()
-    if not listed.digest.startswith("sha256:"):
-        return frozenset(d.digest for d in await place.referrers(listed.repository, listed.digest))
-    base = referrers.fallback_tag(listed.digest)
-    # Without an API of its own the registry keeps the list under a tag, and the tag is in the list of tags.
-    if place.capabilities.referrers or base in tags:
+    if may_have_referrers(place, listed.digest, tags):
         found |= {entry.digest for entry in await place.referrers(listed.repository, listed.digest)}
+    if not listed.digest.startswith("sha256:"):
+        return frozenset(found)
+    base = referrers.fallback_tag(listed.digest)
     for tag in (f"{base}.sig", f"{base}.att", f"{base}.sbom"):
         stat = await place.stat(listed.repository, tag) if tag in tags else None
         if stat is not None:

@@ -39,8 +39,9 @@ from berth.sync.trying import again
 from berth.sync.underway import ItemJournal, Underway, begin
 from berth.wire.plan import Terms, plan
 
-# Models that are copied side by side; the versions of one come one after the other, lowest first.
+# Models that are copied side by side, and versions of one where their order says nothing; blobs have their own limits.
 MODELS_AT_ONCE: Final = 3
+VERSIONS_AT_ONCE: Final = 4
 log = structlog.get_logger(__name__)
 
 
@@ -153,15 +154,22 @@ class _Run(Underway):
             except BerthError as error:
                 tags = None
                 log.warning("sync_tags_unknown", repository=items[0].source_repository, code=error.code)
-        broken = False
-        for item in items:
+
+        async def carry(item: ItemRow) -> bool:
             if self.stopped:
                 raise Cancelled("The run was stopped.")
+            return await self._execute_item(source, target, item, tags)
+
+        if not self._terms.only_higher and not isinstance(source, Repacking) and not isinstance(target, Repacking):
+            await each([item for item in items if item.action == "copy"], carry, at_once=VERSIONS_AT_ONCE)
+            items = [item for item in items if item.action != "copy"]
+        broken = False
+        for item in items:
             if broken and self._terms.only_higher and item.action == "copy":
                 # Were it to arrive, the one that failed would never be higher again.
                 await self.settle(item, "cancelled", "An earlier version failed; both come with the next run.")
                 continue
-            broken |= not await self._execute_item(source, target, item, tags)
+            broken |= not await carry(item)
 
     async def _execute_item(self, source: Registry, target: Registry, item: ItemRow, tags: list[str] | None) -> bool:
         """True unless it failed."""

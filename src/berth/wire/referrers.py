@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from berth.errors import Conflict, ManifestInvalid, NotFound, RemoteError
 from berth.oci import digest as digests
@@ -21,6 +22,18 @@ _MAX_PAGES = 1000
 MERGE_ATTEMPTS = 5
 
 
+@dataclass(frozen=True)
+class ByApi:
+    """What the referrers API said: its list, or None where it has none to give.
+
+    Attributes:
+        missing: there is no such API; not only nothing known under that name.
+    """
+
+    found: list[Descriptor] | None
+    missing: bool = False
+
+
 async def ls(
     client: RegistryClient, repository: str, digest: str, *, artifact_type: str | None = None
 ) -> list[Descriptor]:
@@ -28,16 +41,11 @@ async def ls(
 
     The type is filtered here too; a fallback index may lack it, so such entries are kept for the caller to look at.
     """
-    found = await _by_api(client, repository, digest)
+    found = (await ls_by_api(client, repository, digest)).found
     if found is None:
         found = await _by_tag(client, repository, digest)
     unique = {d.digest: d for d in found}
     return [d for d in unique.values() if artifact_type is None or d.artifact_type in (artifact_type, None)]
-
-
-async def ls_by_api(client: RegistryClient, repository: str, digest: str) -> list[Descriptor] | None:
-    """What the referrers API names; None where there is no such API."""
-    return await _by_api(client, repository, digest)
 
 
 async def ls_by_tag(client: RegistryClient, repository: str, digest: str) -> list[Descriptor]:
@@ -97,12 +105,13 @@ async def _change_tag(
     )
 
 
-async def _by_api(client: RegistryClient, repository: str, digest: str) -> list[Descriptor] | None:
+async def ls_by_api(client: RegistryClient, repository: str, digest: str) -> ByApi:
+    """What the referrers API names, and whether there is one."""
     found: list[Descriptor] = []
     url: Url | None = client.url(repository, "referrers", digest)
     for number in range(_MAX_PAGES):
         if url is None:
-            return found
+            return ByApi(found)
         try:
             async with client.exchange(
                 "GET",
@@ -114,12 +123,13 @@ async def _by_api(client: RegistryClient, repository: str, digest: str) -> list[
                 kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
                 body = await bounded_body(response, _PAGE_LIMIT)
                 url = next_link(client, response)
-        except NotFound:
+        except NotFound as error:
             if number == 0:
-                return None  # the API is missing: an unknown digest would be an empty list
+                # An unknown digest would be an empty list. Who knows the API says what is unknown, in its words.
+                return ByApi(None, missing=not error.detail.get("codes"))
             raise
         if number == 0 and kind != media_types.OCI_INDEX:
-            return None  # some page of a proxy or of an old registry
+            return ByApi(None)  # some page of a proxy or of an old registry
         try:
             found.extend(oci_manifest.parse(body, max_bytes=_PAGE_LIMIT).children())
         except ManifestInvalid as error:

@@ -10,7 +10,8 @@ import pytest
 from berth.adapters.registries.build import Registries
 from berth.adapters.registries.contract import Capabilities, Registry, RegistrySettings, Telling
 from berth.adapters.registries.folder import FolderRegistry
-from berth.sync.copy import Copied, copy_version
+from berth.sync.carrying import Copied
+from berth.sync.copy import copy_version
 from berth.sync.flow import Flow, Limits
 from tests.contracts.registries import peers
 from tests.contracts.registries.oci_double import OciDouble, Quirks

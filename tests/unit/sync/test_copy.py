@@ -22,7 +22,8 @@ from berth.errors import (
     Unavailable,
 )
 from berth.oci.descriptor import Descriptor
-from berth.sync.copy import Copied, copy_version
+from berth.sync.carrying import Copied
+from berth.sync.copy import copy_version
 from berth.sync.flow import Cancelled, Flow, Limits, NoJournal
 from tests.unit.sync.made import Faulty, Naps, content, push_blob, push_image, push_version
 
@@ -78,6 +79,36 @@ async def test_the_name_comes_last(source: FolderRegistry, target: FolderRegistr
     assert watched.pushed[-1] == "1.0.0"
     children = [m["digest"] for m in json.loads(await source.manifest(HERE, root))["manifests"]]
     assert all(watched.pushed.index(child) < watched.pushed.index(root) for child in children)
+
+
+async def test_without_evidence_storing_and_naming_is_one_request(
+    source: FolderRegistry, target: FolderRegistry
+) -> None:
+    root = await push_image(source, HERE, "1.0.0", layers=[b"code"])
+    watched = Faulty(target)
+    copied = await copy(source, watched, root)
+    assert (watched.pushed, copied.manifests_sent, copied.tagged) == (["1.0.0"], 1, True)
+    assert await content(target, THERE, "1.0.0") == await content(source, HERE, "1.0.0")
+
+
+async def test_the_source_is_asked_once_for_each_manifest(source: FolderRegistry, target: FolderRegistry) -> None:
+    root = await push_version(source, HERE, "1.0.0")
+    asked = Faulty(source)
+    await copy(asked, target, root)
+    # The index, its two images, a report and a signature.
+    assert asked.calls.count("manifest") == 5
+
+
+async def test_evidence_of_a_part_keeps_the_name_until_last(source: FolderRegistry, target: FolderRegistry) -> None:
+    root = await push_version(source, HERE, "1.0.0")
+    (entry,) = await source.referrers(HERE, root)
+    await source.delete_manifest(HERE, entry.digest)
+    await source.delete_tag(HERE, root.replace(":", "-") + ".sig")
+    part = json.loads(await source.manifest(HERE, root))["manifests"][0]
+    report = await push_image(source, HERE, None, layers=[b"sbom"], subject=part, artifactType="text/spdx")
+    watched = Faulty(target)
+    await copy(source, watched, root)
+    assert watched.pushed[-3:] == [root, report, "1.0.0"]
 
 
 async def test_other_bytes_under_the_name_are_kept_and_reported(source: FolderRegistry, target: FolderRegistry) -> None:

@@ -16,7 +16,8 @@ import pytest
 from berth.adapters.registries.contract import RegistrySettings
 from berth.adapters.registries.distribution import DistributionRegistry
 from berth.errors import BerthError, IntegrityError, RemoteAuthError, RemoteError, StorageFull, TooLarge, Unavailable
-from berth.sync.copy import Copied, copy_version
+from berth.sync.carrying import Copied
+from berth.sync.copy import copy_version
 from berth.sync.flow import Flow, Limits
 from berth.wire.retry import RetryPolicy
 from tests.unit.sync.made import Naps

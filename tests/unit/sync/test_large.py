@@ -19,7 +19,7 @@ from berth.adapters.registries.ghcr import GhcrRegistry
 from berth.db.sealing import Sealer
 from berth.errors import Conflict
 from berth.jobs import remove_stale_uploads
-from berth.sync import copy, large, runs
+from berth.sync import carrying, large, runs
 from berth.sync.copy import copy_version
 from berth.sync.flow import Flow, Limits, NoJournal
 from berth.sync.journal import queries
@@ -43,7 +43,7 @@ SEALER = Sealer(b"0123456789abcdef0123456789abcdef")
 @pytest.fixture(autouse=True)
 def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     """All sizes of the subject, a few thousand times smaller."""
-    monkeypatch.setattr(copy, "LARGE_BYTES", 50_000)
+    monkeypatch.setattr(carrying, "LARGE_BYTES", 50_000)
     monkeypatch.setattr(distribution, "CHUNK_BYTES", CHUNK)
     monkeypatch.setattr(large, "BURST_BYTES", CHUNK // 2)
     monkeypatch.setattr(large, "KEEP_SECONDS", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -360,3 +361,44 @@ async def test_a_lost_run_is_taken_up(lab: Lab) -> None:
     lab.forward(minutes=3)
     await schedule_sync.run(lab.context)
     assert await lab.jobs("run_sync") == [{"run_id": run_id}]
+
+
+class Slow(Faulty):
+    """A registry where everything takes a moment; remembers how much was under way at once."""
+
+    def __init__(self, inner: Registry) -> None:
+        super().__init__(inner)
+        self.under_way = self.most = 0
+
+    async def push_manifest(self, repository: str, reference: str, *, media_type: str, body: bytes) -> str:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.02)
+        self.under_way -= 1
+        return await super().push_manifest(repository, reference, media_type=media_type, body=body)
+
+    async def push_blob(self, repository: str, digest: str, **more: Any) -> None:
+        await asyncio.sleep(0.02)
+        await super().push_blob(repository, digest, **more)
+
+
+async def test_versions_of_a_model_go_side_by_side_and_their_common_blobs_once(lab: Lab) -> None:
+    await lab.project("lab")
+    for number in range(8):
+        for model in ("net", "other"):
+            await push_image(lab.hub, f"lab/{model}", f"1.{number}.0", layers=[b"base weights", f"{number}".encode()])
+    mirror = lab.faults["mirror"] = Slow(lab.mirror)
+    run, items = await carry_out(lab, await lab.rule("over", "hub", "mirror"))
+    assert (run.state, {item.state for item in items}) == ("succeeded", {"done"})
+    # Sixteen configs, eight layers that two models share, and one that all share: each is sent once, or mounted.
+    assert len(mirror.blobs) == len(set(mirror.blobs)) == 25
+    assert mirror.most > 1
+
+
+async def test_where_only_higher_ones_may_follow_versions_go_one_by_one(lab: Lab) -> None:
+    await lab.project("lab")
+    for number in range(6):
+        await push_image(lab.hub, "lab/net", f"1.{number}.0", layers=[f"{number}".encode()])
+    mirror = lab.faults["mirror"] = Slow(lab.mirror)
+    await carry_out(lab, await lab.rule("over", "hub", "mirror", only_higher=True))
+    assert (mirror.most, mirror.pushed) == (1, [f"1.{number}.0" for number in range(6)])

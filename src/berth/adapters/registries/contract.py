@@ -370,6 +370,16 @@ class Telling(Protocol):
 
 
 @runtime_checkable
+class Tagging(Protocol):
+    """It may keep its lists of referrers under tags only ("Referrers tag schema"): its tags tell where one is."""
+
+    @property
+    def referrers_in_tags(self) -> bool:
+        """Whether it is known to. Then `referrers` has nothing to say of what has no such tag."""
+        ...
+
+
+@runtime_checkable
 class Confirming(Protocol):
     """It says for less what a tag means, to those who have a guess."""
 

@@ -119,6 +119,7 @@ class DistributionRegistry:
         self._lists = Lists(self.client)
         # Blobs that were just asked for and are not there: whoever sends one need not ask again.
         self._absent: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._api_missing = False
         self._tells = False
         self._until_tried = TRIED_AFTER
 
@@ -385,12 +386,17 @@ class DistributionRegistry:
         credentials = "healthy" if given and shown else "not asked for" if given else "none are given"
         return Health(healthy=True, components={"reachable": "healthy", "credentials": credentials})
 
+    @property
+    def referrers_in_tags(self) -> bool:
+        return not self.capabilities.referrers and (self._probed or self._api_missing)
+
     async def referrers(self, repository: str, digest: str, *, artifact_type: str | None = None) -> list[Descriptor]:
         name = self.names.outward(repository)
         listed: list[Descriptor] | None = None
-        if self.capabilities.referrers or not self._probed:
+        if not self.referrers_in_tags:
             try:
-                listed = await referrers.ls_by_api(self.client, name, digest)
+                said = await referrers.ls_by_api(self.client, name, digest)
+                listed, self._api_missing = said.found, said.missing and not self.capabilities.referrers
             except InvalidInput:  # Quay answers 400 where the subject is missing
                 listed = []
         if listed is None or not self.capabilities.referrers:
