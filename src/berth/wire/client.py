@@ -269,21 +269,22 @@ class RegistryClient:
 def registry_origin(url: str, *, insecure: bool = False) -> Url:
     """The origin of a registry. Raises InvalidInput for anything but http(s)://host[:port], and for unsafe http."""
     text = url if "://" in url else f"https://{url}"
-    parts = urlsplit(text)
-    try:
-        usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if parts.scheme not in ("http", "https") or not usable or parts.path not in ("", "/") or parts.query:
-        raise InvalidInput(f"{url!r} is not the address of a registry.", hint="Write https://host[:port].")
-    if parts.username is not None or parts.password is not None:
+    if "@" in text:
         raise InvalidInput("A registry's address must not hold credentials.", hint="Give them separately.")
+    try:
+        parts = urlsplit(text)
+        usable = bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/") and not parts.query
+        origin = parse(f"{parts.scheme}://{parts.netloc.lower()}")
+    except (ValueError, httpx.InvalidURL):
+        usable = False
+    if not usable or parts.scheme not in ("http", "https"):
+        raise InvalidInput(f"{url!r} is not the address of a registry.", hint="Write https://host[:port].")
     if parts.scheme == "http" and not insecure and not is_loopback(parts.hostname or ""):
         raise InvalidInput(
             f"{url} is plain http, which anyone on the way can read and change.",
             hint="Use https, or say with --insecure that plain http is meant.",
         )
-    return parse(f"{parts.scheme}://{parts.netloc.lower()}")._replace(target=b"")
+    return origin._replace(target=b"")
 
 
 async def _read_out(response: Answer) -> None:

@@ -231,7 +231,17 @@ def test_secrets_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://registry.example", "http://10.0.0.1:5000", "ftp://x", "https://a/b", "https://"]
+    "url",
+    [
+        "http://registry.example",
+        "http://10.0.0.1:5000",
+        "ftp://x",
+        "https://a/b",
+        "https://",
+        "https://[::1",
+        "https://256.0.0.1",
+        "https://a:99999",
+    ],
 )
 def test_unsafe_or_malformed_addresses_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
@@ -241,6 +251,9 @@ def test_unsafe_or_malformed_addresses_are_refused(url: str) -> None:
 def test_credentials_in_the_address_are_refused_and_not_repeated() -> None:
     with pytest.raises(InvalidInput) as caught:
         registry_origin("https://alice:secret@registry.example")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(InvalidInput) as caught:
+        registry_origin("https://alice:secret@registry.example:x/path?")
     assert "secret" not in str(caught.value)
 
 

@@ -142,7 +142,12 @@ class Rest:
 
 def place_of(base: str, settings: RegistrySettings) -> tuple[Url, str]:
     """(origin, leading path) of an interface's address. Raises InvalidInput as for a registry's own."""
-    parts = urlsplit(base)
+    try:
+        parts = urlsplit(base)
+    except ValueError as error:
+        raise InvalidInput(
+            "This is not the address of an interface.", hint="Write https://host[:port][/path]."
+        ) from error
     if parts.query or parts.fragment:
         raise InvalidInput(f"{base!r} is not the address of an interface.", hint="Write https://host[:port][/path].")
     origin = registry_origin(f"{parts.scheme}://{parts.netloc}", insecure=settings.flag("insecure"))
