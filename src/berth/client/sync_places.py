@@ -24,6 +24,8 @@ from berth.wire.plan import Listed
 from berth.wire.transfer import Progress, RemoteSource, Tree
 
 PARALLEL = 4
+# Questions without a body of note, side by side.
+AT_ONCE = 16
 
 
 class Place(Protocol):
@@ -169,17 +171,22 @@ class RegistryPlace:
         self.name = client.host
 
     async def listed(self, repositories: Collection[str]) -> list[Listed]:
-        found = []
+        names: list[tuple[str, str]] = []
         for repository in sorted(repositories):
             try:
-                names = [tag async for tag in wire_tags.ls(self._client, repository)]
+                names += [(repository, tag) async for tag in wire_tags.ls(self._client, repository)]
             except NotFound:
                 continue
-            for tag in names:
-                digest = await _digest_of(self._client, repository, tag) if is_version_tag(tag) else None
-                if digest is not None:
-                    found.append(Listed(repository, tag, digest))
-        return found
+        wanted = [(repository, tag) for repository, tag in names if is_version_tag(tag)]
+        digests: dict[tuple[str, str], str | None] = {}
+        waiting = iter(wanted)
+
+        async def work() -> None:
+            for repository, tag in waiting:
+                digests[repository, tag] = await _digest_of(self._client, repository, tag)
+
+        await transfer.together([work() for _ in range(min(AT_ONCE, len(wanted)))])
+        return [Listed(*place, digest) for place in wanted if (digest := digests[place]) is not None]
 
     async def bring(
         self, source: RegistryClient, repository: str, tag: str, digest: str, progress: Progress | None

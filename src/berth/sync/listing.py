@@ -26,6 +26,8 @@ Guesses = Mapping[tuple[str, str], str]
 # (repository of the target, digest of a version) → what refers to it and is there.
 Evidence = Mapping[tuple[str, str], frozenset[str]]
 PAGE: Final = 500
+# Repositories whose tags are read side by side; for each of them tags are looked up side by side too.
+REPOSITORIES_AT_ONCE: Final = 4
 
 
 @dataclass
@@ -62,6 +64,7 @@ async def compared(
         RemoteError, Unavailable, TooManyRequests: a place failed. A plan is made from whole listings or not at all.
     """
     memory = remembered or Remembered()
+    tags: dict[str, frozenset[str]] = {}
     ours = await _list(
         terms,
         source,
@@ -69,6 +72,7 @@ async def compared(
         mine=lambda name: in_scope(terms, name),
         sides="source",
         guesses=memory.tags,
+        tags=tags,
     )
     names = {target_name(terms, listed.repository) for listed in ours}
     guesses = {(target_name(terms, listed.repository), listed.tag): listed.digest for listed in ours}
@@ -80,12 +84,13 @@ async def compared(
         sides="target",
         known=names,
         guesses=guesses,
+        tags={},
     )
     if terms.only_admitted and judge is not None and not isinstance(source, DepotRegistry):
         ours = await each(ours, lambda listed: _judged(judge, listed))
     if isinstance(source, Repacking) or isinstance(target, Repacking):
         return await matched(terms, source, target, ours, theirs)
-    return await _with_evidence(terms, source, target, ours, theirs, memory)
+    return await _with_evidence(terms, source, target, ours, theirs, memory, tags)
 
 
 async def _list(
@@ -96,8 +101,10 @@ async def _list(
     mine: Callable[[str], bool],
     sides: str,
     guesses: Guesses,
+    tags: dict[str, frozenset[str]],
     known: Iterable[str] = (),
 ) -> list[Listed]:
+    """What one side has; every tag of each repository goes into `tags`, those too that are not of interest here."""
     if isinstance(place, DepotRegistry):
         return [listed for listed in await place.listed(project) if mine(listed.repository)]
     names = set(known)
@@ -107,10 +114,13 @@ async def _list(
             names |= {name for name in await _repositories(place, project) if mine(name)}
     else:
         names.add(f"{project}/{terms.model}")
-    found: list[Listed] = []
-    for name in sorted(names):
-        found += await _tags_of(terms, place, name, source=sides == "source", guesses=guesses)
-    return found
+
+    async def read(name: str) -> list[Listed]:
+        every = await all_tags(place, name)
+        tags[name] = frozenset(every)
+        return await _tags_of(terms, place, name, every, source=sides == "source", guesses=guesses)
+
+    return [listed for found in await each(sorted(names), read, at_once=REPOSITORIES_AT_ONCE) for listed in found]
 
 
 async def _repositories(place: Registry, project: str) -> list[str]:
@@ -140,8 +150,9 @@ async def all_tags(place: Registry, repository: str) -> list[str]:
             return names
 
 
-async def _tags_of(terms: Terms, place: Registry, repository: str, *, source: bool, guesses: Guesses) -> list[Listed]:
-    names = await all_tags(place, repository)
+async def _tags_of(
+    terms: Terms, place: Registry, repository: str, names: Sequence[str], *, source: bool, guesses: Guesses
+) -> list[Listed]:
     wanted = [
         name
         for name in names
@@ -190,13 +201,9 @@ async def _with_evidence(
     ours: Sequence[Listed],
     theirs: Sequence[Listed],
     memory: Remembered,
+    tags: Mapping[str, frozenset[str]],
 ) -> tuple[list[Listed], list[Listed]]:
     there = {(listed.repository, listed.tag): listed for listed in theirs}
-    tags: dict[str, frozenset[str]] = {}
-    if not isinstance(source, DepotRegistry):
-        for name in {listed.repository for listed in ours}:
-            tags[name] = frozenset(await all_tags(source, name))
-
     known: dict[tuple[str, str], bool] = {}
     # Several names may mean one version.
     about: dict[tuple[str, str], frozenset[str]] = {}

@@ -128,3 +128,17 @@ async def test_debian_s_registry_has_no_such_route(tmp_path: Path) -> None:
         assert isinstance(registry, Tagging)
         assert registry.referrers_in_tags
         await registry.close()
+
+
+async def test_comparing_lists_the_tags_of_a_repository_once(tmp_path: Path) -> None:
+    double = Old(Quirks())
+    async with running(double) as peer:
+        source = opened(peer.url, Capabilities(referrers=False))
+        for model in ("one", "two", "three"):
+            await push_image(source, f"lab/{model}", "1.0.0", layers=[model.encode()])
+        target = FolderRegistry(tmp_path / "target")
+        double.asked.clear()
+        ours, theirs = await compared(Terms("lab"), source, target)
+        assert [listed.repository for listed in ours] == ["lab/one", "lab/three", "lab/two"]
+        assert theirs == []
+        assert asked_for(double, "/tags/list") == 3
