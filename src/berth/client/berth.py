@@ -12,33 +12,36 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
 
-from berth.authoring.repository import LocalRepository
-from berth.client import credentials, pulling, pushing, signing
+from berth.client import credentials
 from berth.client.address import Address, parse_version
 from berth.client.archives import Archives
 from berth.client.models import Aliases, Models
 from berth.client.people import Audit, Tokens, Users
 from berth.client.projects import Keys, Members, Projects
-from berth.client.pulling import Pulled
-from berth.client.pushing import Pushed
 from berth.client.registries import Registries
 from berth.client.running import run
 from berth.client.session import Json, Session
-from berth.client.signing import Checked, Signed
 from berth.client.sync import Sync
 from berth.client.versions import Versions
 from berth.errors import RemoteError
 from berth.oci.digest import is_digest
 from berth.oci.version import to_tag
 from berth.settings import ClientSettings
-from berth.signing.keys import PrivateKey, PublicKey
 from berth.wire.auth import ANONYMOUS, Credential
 from berth.wire.client import RegistryClient
 from berth.wire.transfer import PARALLEL, Progress
+
+if TYPE_CHECKING:
+    # With all that builds and checks models: a third of a second that most commands do not need.
+    from berth.client.pulling import Pulled
+    from berth.client.pushing import Pushed
+    from berth.client.signing import Checked, Signed
+    from berth.signing.keys import PrivateKey, PublicKey
 
 
 class Berth:
@@ -103,6 +106,9 @@ class Berth:
         self, ref: str, *, home: Path | None = None, progress: Progress | None = None, parallel: int = PARALLEL
     ) -> Pushed:
         """Pushes a version from the local repository `home` (default: XUMI_HOME)."""
+        from berth.authoring.repository import LocalRepository
+        from berth.client import pushing
+
         local = LocalRepository(home or credentials.environment().home)
 
         async def work() -> Pushed:
@@ -126,6 +132,8 @@ class Berth:
         `into` gets `xumi.yaml`, `code/` and, unless `weights` is False, `weights/`; Conflict is raised when it exists
         and is not empty, unless `force` lets it be replaced.
         """
+        from berth.client import pulling
+
         pulling.check_destination(Path(into), force=force)
         address, digest, _ = self._located(ref)
 
@@ -149,22 +157,35 @@ class Berth:
         ref: str,
         key: PrivateKey,
         *,
-        formats: Collection[str] = signing.FORMATS,
+        formats: Collection[str] | None = None,
         annotations: Mapping[str, str] | None = None,
     ) -> list[Signed]:
-        """Signs a pushed version and its runnable images. Trust is given apart: `keys.trust`."""
+        """Signs a pushed version and its runnable images, as `signing.FORMATS` if nothing else is said.
+
+        Trust is given apart: `keys.trust`.
+        """
+        from berth.client import signing
+
         address, digest, tag = self._located(ref)
 
         async def work() -> list[Signed]:
             async with self.registry() as client:
                 return await signing.sign(
-                    client, address.repository, digest, tag=tag, key=key, formats=formats, annotations=annotations
+                    client,
+                    address.repository,
+                    digest,
+                    tag=tag,
+                    key=key,
+                    formats=signing.FORMATS if formats is None else formats,
+                    annotations=annotations,
                 )
 
         return run(work())
 
     def verify(self, ref: str, keys: Sequence[PublicKey]) -> Checked:
         """Checks, here and not on the service, the signatures of a version with these keys."""
+        from berth.client import signing
+
         address, digest, _ = self._located(ref)
 
         async def work() -> Checked:
