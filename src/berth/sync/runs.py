@@ -30,14 +30,14 @@ from berth.sync.listing import Remembered, all_tags, compared
 from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing import record
-from berth.sync.publishing.publish import held_back
+from berth.sync.publishing.publish import held_back, is_admitted
 from berth.sync.publishing.recall import recall
 from berth.sync.resuming.kept import KeptUploads
 from berth.sync.resuming.queries import Owner
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 from berth.sync.trying import again
 from berth.sync.underway import ItemJournal, Underway, begin
-from berth.wire.plan import Terms, plan
+from berth.wire.plan import Listed, Terms, plan, target_name
 
 # Models that are copied side by side, and versions of one where their order says nothing; blobs have their own limits.
 MODELS_AT_ONCE: Final = 3
@@ -117,11 +117,29 @@ class _Run(Underway):
         if isinstance(source, DepotRegistry):
             wait = await self._held_back()
             ours = [replace(listed, held_back=wait) for listed in ours] if wait else ours
+        elif not isinstance(target, DepotRegistry):
+            ours = await self._without_what_was_taken_back(ours)
         items = plan(self._terms, ours, theirs, self._now())
         async with self._db.transaction() as conn:
             await queries.write_plan(conn, self._run_id, items)
             if not isinstance(target, DepotRegistry):
                 await confirmed.keep(conn, self._rule.id, remembered.seen, now=self._now())
+
+    async def _without_what_was_taken_back(self, ours: list[Listed]) -> list[Listed]:
+        """What the gate withdrew from the target does not return there from elsewhere, as long as it is denied."""
+        async with self._db.reading() as conn:
+            withdrawn = await placing.withdrawn_from(conn, self._rule.target)
+
+        async def judged(listed: Listed) -> Listed:
+            here = withdrawn.get((target_name(self._terms, listed.repository), listed.digest))
+            if here is None:
+                return listed
+            async with self._db.transaction() as conn:
+                if await is_admitted(conn, here, listed.digest, self._now()):
+                    return listed
+            return replace(listed, held_back=f"The gate denies it, and took it back from {self._rule.target}.")
+
+        return await each(ours, judged) if withdrawn else ours
 
     async def _held_back(self) -> str | None:
         async with self._db.reading() as conn:

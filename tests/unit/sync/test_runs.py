@@ -14,6 +14,8 @@ from berth.jobs import run_sync, schedule_sync
 from berth.sync import runs
 from berth.sync.journal import queries
 from berth.sync.journal.queries import ItemRow, Run
+from berth.sync.publishing import queries as placing
+from berth.sync.publishing import record
 from berth.sync.rules import Rule
 from tests.unit.sync.conftest import Lab
 from tests.unit.sync.made import Faulty, Naps, content, push_image, push_version
@@ -98,6 +100,36 @@ async def test_what_was_denied_stays_here(lab: Lab) -> None:
     _, items = await carry_out(lab, await lab.rule("out", "depot", "hub"))
     assert outcome(items) == {"1.0.0": ("skip", "done"), "1.1.0": ("copy", "done")}
     assert (await lab.hub.tags("lab/net")).items[0] == "1.1.0"
+
+
+async def test_what_the_gate_took_back_does_not_return_from_elsewhere(lab: Lab) -> None:
+    await lab.project("lab")
+    roots = {}
+    for tag in ("1.0.0", "1.1.0"):
+        roots[tag] = await push_image(lab.hub, "lab/net", tag, layers=[tag.encode()])
+        assert await push_image(lab.depot, "lab/net", tag, layers=[tag.encode()]) == roots[tag]
+    bad = roots["1.0.0"]
+    async with lab.database.transaction() as conn:
+        await record.published(
+            conn,
+            repository="lab/net",
+            digest=bad,
+            tag="1.0.0",
+            registry="mirror",
+            target_repository="lab/net",
+            now=lab.now,
+        )
+        for placement, _ in await placing.placed_at(conn, registry="mirror", repository="lab/net", digest=bad):
+            await placing.settle(conn, placement, state="withdrawn", now=lab.now, error="The gate denies it.")
+    await lab.decide("lab/net", bad, "revoked")
+    rule = await lab.rule("over", "hub", "mirror")
+    _, items = await carry_out(lab, rule)
+    assert outcome(items) == {"1.0.0": ("skip", "done"), "1.1.0": ("copy", "done")}
+    assert {item.tag: item.reason for item in items}["1.0.0"] == "The gate denies it, and took it back from mirror."
+    # Its twin: let out again, it goes there.
+    await lab.decide("lab/net", bad, "approved")
+    _, items = await carry_out(lab, rule)
+    assert outcome(items) == {"1.0.0": ("copy", "done"), "1.1.0": ("skip", "done")}
 
 
 async def test_what_is_denied_after_the_plan_is_not_copied(lab: Lab) -> None:

@@ -135,6 +135,18 @@ async def placed_at(conn: AsyncConnection, *, registry: str, repository: str, di
     return [(row[0], row[1]) for row in rows]
 
 
+async def withdrawn_from(conn: AsyncConnection, registry: str) -> dict[tuple[str, str], int]:
+    """(repository there, digest) → repository here, of versions that were taken back from a registry."""
+    rows = await conn.execute(
+        text(
+            "select l.repository, v.digest, v.repository_id from placements l join versions v on v.id = l.version_id "
+            "where l.registry = :registry and l.state = 'withdrawn'"
+        ),
+        {"registry": registry},
+    )
+    return {(row.repository, row.digest): row.repository_id for row in rows}
+
+
 async def intend(
     conn: AsyncConnection, *, version: int, registry: str, repository: str, now: datetime, error: str | None
 ) -> tuple[int, bool, int]:
