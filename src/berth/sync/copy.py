@@ -340,8 +340,8 @@ class _Copy:
         held = await self._again(lambda: self.target.stat(self.target_repository, tag))
         if held is not None and held.digest == digest:
             return
-        body, media_type = await self._root(digest)
         if held is not None:
+            body, _ = await self._root(digest)
             ours = {layer.digest for layer in manifests.parse(body).layers}
             theirs = manifests.parse(
                 await self._again(lambda: self.target.manifest(self.target_repository, held.digest))
@@ -349,9 +349,7 @@ class _Copy:
             if not ours.issuperset(layer.digest for layer in theirs.layers):
                 self.copied.notes.append(f"{tag} holds signatures at the target that the source does not have.")
                 return
-        await self._again(
-            lambda: self.target.push_manifest(self.target_repository, tag, media_type=media_type, body=body)
-        )
+        await self._name(tag, digest)
 
     async def _again(self, do: Callable[[], Awaitable[T]]) -> T:
         return await again(do, flow=self.flow)
