@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
+from typing import TypeVar
 
 from berth.adapters.registries.contract import Registry, Tagging
 from berth.oci import digest as digests
@@ -12,6 +13,8 @@ from berth.sync.depot import DepotRegistry
 from berth.sync.flow import Flow
 from berth.sync.trying import again
 
+T = TypeVar("T")
+
 
 async def evidence_of(
     source: Registry,
@@ -19,23 +22,28 @@ async def evidence_of(
     subject: str,
     *,
     root: str,
-    flow: Flow,
+    flow: Flow | None,
     known_tags: Collection[str] | None,
 ) -> list[tuple[str, str | None]]:
     """Digests of what refers to one manifest, each with its tag if it has one.
 
     Args:
         root: the version that the subject belongs to: of the depot, only what may leave with it is named.
+        flow: with it each question is tried again; without, the caller does that with the whole.
         known_tags: all tags of the repository, if the caller has them: saves asking for those that are not there.
     Raises:
         RemoteError, Unavailable, TooManyRequests: the source failed, also when tried again.
     """
+
+    async def ask(do: Callable[[], Awaitable[T]]) -> T:
+        return await do() if flow is None else await again(do, flow=flow)
+
     there: list[tuple[str, str | None]] = []
-    if may_have_referrers(source, subject, known_tags):
-        listed = await again(lambda: source.referrers(repository, subject), flow=flow)
+    if _may_have_referrers(source, subject, known_tags):
+        listed = await ask(lambda: source.referrers(repository, subject))
         there += [(entry.digest, None) for entry in listed]
     for tag in _tags(subject, known_tags):
-        stat = await again(partial(source.stat, repository, tag), flow=flow)
+        stat = await ask(partial(source.stat, repository, tag))
         if stat is not None:
             there.append((stat.digest, tag))
     if isinstance(source, DepotRegistry):
@@ -45,7 +53,7 @@ async def evidence_of(
     return there
 
 
-def may_have_referrers(place: Registry, subject: str, known_tags: Collection[str] | None) -> bool:
+def _may_have_referrers(place: Registry, subject: str, known_tags: Collection[str] | None) -> bool:
     """Whether asking a place for what refers to a manifest can bring anything."""
     if known_tags is None or not (isinstance(place, Tagging) and place.referrers_in_tags):
         return True

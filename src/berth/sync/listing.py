@@ -16,7 +16,7 @@ from berth.oci import manifest as manifests
 from berth.oci import referrers
 from berth.oci.version import is_version_tag
 from berth.sync.depot import DepotRegistry
-from berth.sync.evidence import may_have_referrers
+from berth.sync.evidence import evidence_of
 from berth.sync.flow import each
 from berth.sync.images import matched
 from berth.wire.plan import Listed, Terms, in_scope, source_name, target_name
@@ -235,17 +235,8 @@ async def _with_evidence(
 
 async def _evidence(place: Registry, listed: Listed, tags: frozenset[str]) -> frozenset[str]:
     """What refers to one version, at a registry that is not ours."""
-    found: set[str] = set()
-    if may_have_referrers(place, listed.digest, tags):
-        found |= {entry.digest for entry in await place.referrers(listed.repository, listed.digest)}
-    if not listed.digest.startswith("sha256:"):
-        return frozenset(found)
-    base = referrers.fallback_tag(listed.digest)
-    for tag in (f"{base}.sig", f"{base}.att", f"{base}.sbom"):
-        stat = await place.stat(listed.repository, tag) if tag in tags else None
-        if stat is not None:
-            found.add(stat.digest)
-    return frozenset(found)
+    found = await evidence_of(place, listed.repository, listed.digest, root=listed.digest, flow=None, known_tags=tags)
+    return frozenset(digest for digest, _ in found)
 
 
 async def _held(
