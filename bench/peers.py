@@ -65,10 +65,13 @@ def berth(*, policy: str = "open") -> Iterator[Peer]:
 
 
 @contextmanager
-def docker_registry(data: Path = HOME / "docker-registry") -> Iterator[Peer | None]:
-    """Debian's docker-registry 2.8 without authentication, storing below `data`; None where it is not installed."""
-    program = shutil.which("docker-registry")
-    if program is None:
+def docker_registry(
+    data: Path = HOME / "docker-registry", *, program: str = "docker-registry"
+) -> Iterator[Peer | None]:
+    """Debian's docker-registry 2.8, or the one of that path, without authentication, storing below `data`; None where
+    it is not installed."""
+    found = shutil.which(program)
+    if found is None:
         yield None
         return
     shutil.rmtree(data, ignore_errors=True)
@@ -81,7 +84,7 @@ def docker_registry(data: Path = HOME / "docker-registry") -> Iterator[Peer | No
         f"http: {{addr: '127.0.0.1:{port}'}}\n",
         encoding="utf-8",
     )
-    process = subprocess.Popen([program, "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([found, "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         peer = Peer("docker-registry", f"http://127.0.0.1:{port}", f"{PROJECT}/blobs")
         for _ in range(200):

@@ -34,8 +34,9 @@ from berth.oci import manifest as manifests
 from berth.oci import media_types as types
 from berth.oci.descriptor import Descriptor
 from berth.sync.copy import copy_version
-from berth.sync.flow import Flow, Limits, each
+from berth.sync.flow import Flow, Limits
 from berth.sync.listing import Remembered, all_tags, compared
+from berth.wire.parallel import each
 from berth.wire.plan import Terms, plan
 from demo.service import BIN
 
@@ -52,9 +53,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=Limits.blobs, help="blobs that Berth moves at once")
     parser.add_argument("--tags", type=int, default=1000, help="tags of the model that is found to be in step")
+    parser.add_argument("--registry", default="docker-registry", help="the registry's program (default: Debian's)")
     options = parser.parse_args()
     with ExitStack() as running:
-        peers = [running.enter_context(docker_registry(HOME / f"sync-{name}")) for name in ("source", "target")]
+        peers = [
+            running.enter_context(docker_registry(HOME / f"sync-{name}", program=options.registry))
+            for name in ("source", "target")
+        ]
         if peers[0] is None or peers[1] is None:
             raise SystemExit("docker-registry is not installed (apt-get install docker-registry)")
         urls = (peers[0].url, peers[1].url)
