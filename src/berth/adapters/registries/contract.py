@@ -1,4 +1,6 @@
-"""What can a registry do? One small contract for every place that holds models, and optional powers beside it.
+"""What can a registry do? One small contract for every place that holds models. The only door of this folder.
+
+What not every registry can do is in abilities.py, administration.py and events.py, and is seen by others through here.
 
 Repositories are `project/name` in Berth's own words; an adapter maps them to its registry's rules and back. Digests are
 verified by whoever receives bytes: an adapter must raise IntegrityError rather than hand out bytes that do not match.
@@ -6,10 +8,28 @@ verified by whoever receives bytes: an adapter must raise IntegrityError rather 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from berth.adapters.registries.abilities import LARGE_BYTES as LARGE_BYTES
+from berth.adapters.registries.abilities import Confirming as Confirming
+from berth.adapters.registries.abilities import Housekeeping as Housekeeping
+from berth.adapters.registries.abilities import ImageChoice as ImageChoice
+from berth.adapters.registries.abilities import Limited as Limited
+from berth.adapters.registries.abilities import Measured as Measured
+from berth.adapters.registries.abilities import Naming as Naming
+from berth.adapters.registries.abilities import Redirecting as Redirecting
+from berth.adapters.registries.abilities import Repacking as Repacking
+from berth.adapters.registries.abilities import RepositoryUsage as RepositoryUsage
+from berth.adapters.registries.abilities import Resumable as Resumable
+from berth.adapters.registries.abilities import Resuming as Resuming
+from berth.adapters.registries.abilities import Scanning as Scanning
+from berth.adapters.registries.abilities import ScanState as ScanState
+from berth.adapters.registries.abilities import Tagging as Tagging
+from berth.adapters.registries.abilities import Telling as Telling
+from berth.adapters.registries.abilities import Usage as Usage
+from berth.adapters.registries.abilities import WholeImage as WholeImage
 from berth.adapters.registries.administration import Accessory as Accessory
 from berth.adapters.registries.administration import Administered as Administered
 from berth.adapters.registries.administration import Administration as Administration
@@ -28,6 +48,11 @@ from berth.adapters.registries.administration import Robot as Robot
 from berth.adapters.registries.administration import Rule as Rule
 from berth.adapters.registries.administration import ScanLogging as ScanLogging
 from berth.adapters.registries.administration import Watched as Watched
+from berth.adapters.registries.events import Delivery as Delivery
+from berth.adapters.registries.events import Hooking as Hooking
+from berth.adapters.registries.events import Inward as Inward
+from berth.adapters.registries.events import Notifying as Notifying
+from berth.adapters.registries.events import RemoteEvent as RemoteEvent
 from berth.errors import InvalidInput
 from berth.oci.descriptor import Descriptor
 
@@ -252,6 +277,15 @@ class Kind:
     proven_by: str = "header"
 
 
+@runtime_checkable
+class Probing(Protocol):
+    """It finds out by itself what it can do."""
+
+    async def probe(self, repository: str | None = None) -> Capabilities:
+        """As `RegistryFactory.probe`."""
+        ...
+
+
 class RegistryFactory(Protocol):
     """Opens configured registries; `wiring` hands it to those who must not know the concrete classes."""
 
@@ -282,321 +316,5 @@ class RegistryFactory(Protocol):
         """Asks the registry what it can do. With `repository` (project/name) small content is pushed and removed there.
 
         Raises what `Registry` raises when it cannot be used at all.
-        """
-        ...
-
-
-# ---- large blobs
-
-# Smaller blobs are sent in one request, and again from their beginning when that breaks: at 100 Mbit/s this is what
-# five seconds bring, and one request is faster than several.
-LARGE_BYTES: Final = 64 << 20
-
-
-@runtime_checkable
-class Resumable(Protocol):
-    """A large blob's bytes, readable from anywhere, and what remembers how far an upload of them is.
-
-    To be given to `Registry.push_blob`: a registry that cannot go on with a broken upload reads it like any iterable.
-    The rest is `Keeper` of wire/sending.py.
-    """
-
-    @property
-    def burst(self) -> int | None:
-        """How many bytes may go at once because their rate is limited; None = as many as one likes."""
-        ...
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    def at(self, offset: int) -> AsyncIterator[bytes]:
-        """The bytes from there on, as fast as the source gives them."""
-        ...
-
-    def passed(self, count: int) -> None:
-        """So many more bytes are at the target, or on the way there for the first time."""
-        ...
-
-    async def find(self) -> str | None: ...
-
-    async def keep(self, session: str, offset: int) -> None: ...
-
-    async def forget(self) -> None: ...
-
-    async def let(self, count: int) -> None: ...
-
-    def left(self, count: int) -> None: ...
-
-    async def reread(self, count: int) -> None: ...
-
-
-# ---- optional powers
-
-
-@runtime_checkable
-class Resuming(Protocol):
-    """It goes on with broken uploads, and can be told that one is given up."""
-
-    async def give_up(self, repository: str, session: str) -> None:
-        """Nobody will go on with this upload. A session that is gone is no failure."""
-        ...
-
-
-@runtime_checkable
-class Limited(Protocol):
-    """It refuses some names or sizes, and can say so before any byte moves."""
-
-    def check_content(self, repository: str, tag: str | None, content: Iterable[Descriptor]) -> None:
-        """Raises NameInvalid or TooLarge, naming what does not fit."""
-        ...
-
-
-@runtime_checkable
-class Probing(Protocol):
-    """It finds out by itself what it can do."""
-
-    async def probe(self, repository: str | None = None) -> Capabilities:
-        """As `RegistryFactory.probe`."""
-        ...
-
-
-@runtime_checkable
-class Telling(Protocol):
-    """It may say at the start of an upload whether it has the blob, so that it need not be asked before."""
-
-    @property
-    def tells_on_upload(self) -> bool:
-        """Whether it is known to. Then `push_blob` reads nothing of a blob that is there."""
-        ...
-
-
-@runtime_checkable
-class Tagging(Protocol):
-    """It may keep its lists of referrers under tags only ("Referrers tag schema"): its tags tell where one is."""
-
-    @property
-    def referrers_in_tags(self) -> bool:
-        """Whether it is known to. Then `referrers` has nothing to say of what has no such tag."""
-        ...
-
-
-@runtime_checkable
-class Confirming(Protocol):
-    """It says for less what a tag means, to those who have a guess."""
-
-    async def tag_digest(self, repository: str, tag: str, *, likely: str) -> str | None:
-        """The digest of what the tag names; None without such a tag. Errors as of `Registry.stat`."""
-        ...
-
-
-@runtime_checkable
-class Redirecting(Protocol):
-    """Readers can fetch its blobs themselves."""
-
-    async def presigned(self, repository: str, digest: str, *, seconds: int) -> str | None:
-        """A URL that hands out this blob for so long and needs no credentials; None where it cannot or may not."""
-        ...
-
-
-@dataclass(frozen=True)
-class ImageChoice:
-    """Which image of a version a container daemon runs; `bundle`: the one that holds its weights, if there is one."""
-
-    os: str
-    architecture: str
-    bundle: bool = False
-
-
-@dataclass(frozen=True)
-class WholeImage:
-    """A runnable image as daemons know it: the exact bytes of its config, and its layers, lowest first."""
-
-    config: bytes
-    layers: Sequence[Descriptor]
-
-
-@runtime_checkable
-class Repacking(Protocol):
-    """A container daemon: it takes and gives whole images, and keeps neither manifests nor their digests.
-
-    Its `stat` answers with the image's own id; `capabilities.repacks` is true.
-    """
-
-    async def choice(self) -> ImageChoice:
-        """Which image of a version it is to be given."""
-        ...
-
-    async def holds(self, repository: str, tag: str, config: bytes) -> bool:
-        """Whether this name means the image with this config there."""
-        ...
-
-    async def load(
-        self,
-        repository: str,
-        tag: str,
-        image: WholeImage,
-        *,
-        read: Callable[[Descriptor], AsyncIterator[bytes]],
-    ) -> None:
-        """Hand it an image under a name that means nothing yet.
-
-        Raises Unsupported when it does not take it, IntegrityError when it would hold something else.
-        """
-        ...
-
-    async def save(
-        self, repository: str, tag: str, *, keep: Callable[[int, AsyncIterator[bytes]], Awaitable[str]]
-    ) -> WholeImage:
-        """Take an image out. `keep` gets size and bytes of one layer after another, and answers its digest."""
-        ...
-
-
-@runtime_checkable
-class Naming(Protocol):
-    """It calls repositories otherwise than we do."""
-
-    def called(self, repository: str) -> str:
-        """The name there of `project/name`. Raises NameInvalid when it cannot have one."""
-        ...
-
-
-@dataclass(frozen=True)
-class ScanState:
-    """How far a registry's own scan of a manifest is.
-
-    Attributes:
-        state: none | running | done | failed | unsupported.
-        severity: worst severity found, in the registry's word.
-        counts: findings by severity, in lower case.
-    """
-
-    state: str
-    severity: str | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    report_id: str | None = None
-    scanner: str | None = None
-
-
-@runtime_checkable
-class Scanning(Protocol):
-    """It scans what it holds. Its results are shown, and never count as evidence here."""
-
-    async def start_scan(self, repository: str, digest: str) -> bool:
-        """Ask for a scan; False when one is running. Raises Unsupported for content it does not scan."""
-        ...
-
-    async def scan_state(self, repository: str, digest: str) -> ScanState: ...
-
-    async def scan_report(self, repository: str, digest: str) -> Mapping[str, Any] | None:
-        """The report as the registry gives it, None without one."""
-        ...
-
-
-@dataclass(frozen=True)
-class RepositoryUsage:
-    """What one repository of ours holds there; None when the registry does not tell."""
-
-    repository: str
-    used: int | None
-    images: int | None = None
-    tags: int | None = None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Bytes that are used and may be used; None when the registry does not tell or sets no limit."""
-
-    used: int | None
-    limit: int | None
-    repositories: Sequence[RepositoryUsage] = ()
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """It tells how full it is."""
-
-    async def usage(self, project: str) -> Usage: ...
-
-
-@runtime_checkable
-class Housekeeping(Protocol):
-    """Its clean-up can be started from here."""
-
-    async def collect_garbage(self, *, dry_run: bool = False) -> str:
-        """Start it; what identifies the run. Raises Conflict while one runs, or too soon after the last one."""
-        ...
-
-    async def garbage_state(self, run: str) -> str:
-        """running | done | failed. Raises NotFound."""
-        ...
-
-    async def garbage_log(self, run: str) -> str:
-        """What the run wrote. Raises NotFound."""
-        ...
-
-
-@dataclass(frozen=True)
-class RemoteEvent:
-    """Something that happened at a registry, from its webhook. Deliveries repeat and overtake each other.
-
-    Attributes:
-        action: pushed | pulled | deleted | scanned | other
-        repository: by our own name; None for one that is none of ours.
-        at: when it happened there, seconds since the epoch.
-        id: the registry's own name of the event, where it gives one.
-    """
-
-    action: str
-    repository: str | None
-    digest: str | None
-    tag: str | None
-    at: float | None
-    id: str | None = None
-
-    @property
-    def key(self) -> str | None:
-        """What makes two deliveries the same event; None where a registry says nothing that would tell them apart."""
-        if self.id is not None:
-            return f"id {self.id}"
-        if self.at is None:
-            return None
-        return " ".join(str(part) for part in (self.action, self.repository, self.digest, self.tag, self.at))
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """What came to a hook.
-
-    Attributes:
-        headers: by name in lower case; some registries say there what happened.
-        host: host[:port] of the registry that it is about.
-    """
-
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    host: str = ""
-
-
-# The `project/name` that a repository of the registry stands for here; None when it is none of ours.
-Inward = Callable[[str], str | None]
-
-
-@runtime_checkable
-class Notifying(Protocol):
-    """It sends webhooks. Who sent a delivery is checked before anything of it is read."""
-
-    @classmethod
-    def events(cls, delivery: Delivery, *, inward: Inward) -> Sequence[RemoteEvent]:
-        """The events of a delivery. Raises InvalidInput when it is unreadable."""
-        ...
-
-
-@runtime_checkable
-class Hooking(Protocol):
-    """Its webhooks can be set up from here."""
-
-    async def ensure_hook(self, project: str, *, address: str, authorization: str, pulls: bool) -> bool:
-        """Have it tell `address` what happens to one of our projects there; whether the hook is new.
-
-        `authorization` comes back with every delivery. With `pulls` also each pull is told.
         """
         ...
