@@ -6,9 +6,10 @@ out, without a round trip. Only statements in flight at that moment end with `Un
 
 from __future__ import annotations
 
+import asyncio
 import select
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -47,22 +48,24 @@ class Database:
         target = parse_url(url)
         own = target.query.get("options")
         options = " ".join([*([own] if isinstance(own, str) else []), f"-c statement_timeout={statement_timeout_ms}"])
+        self._opening = _Opening(
+            target.set(drivername=DRIVER),
+            options=options,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            application_name=name,
+            # A database machine that vanishes without a word is noticed after about half a minute.
+            keepalives_idle=15,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
         self._engine: AsyncEngine = create_async_engine(
             target.set(drivername=DRIVER),
+            async_creator=self._opening,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
             # Error texts end in logs; parameters may hold what should not be there.
             hide_parameters=True,
-            connect_args={
-                "options": options,
-                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-                "application_name": name,
-                # A database machine that vanishes without a word is noticed after about half a minute.
-                "keepalives_idle": 15,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-            },
         )
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         event.listen(self._engine.sync_engine, "checkout", _refuse_dead_connection)
@@ -88,6 +91,38 @@ class Database:
     async def close(self) -> None:
         """Closes the idle connections; those in use close when they are given back."""
         await self._engine.dispose()
+        await self._opening.settled()
+
+
+class _Opening:
+    """Opens connections, each to its end, also when nobody waits for it any more.
+
+    One that is left in the middle of its sign-in keeps its place at the server for a minute (`authentication_timeout`).
+    """
+
+    def __init__(self, url: URL, **parameters: Any) -> None:
+        self._positional, named = url.get_dialect()().create_connect_args(url)
+        self._named = {**named, **parameters}
+        self._unwanted: set[asyncio.Task[None]] = set()
+
+    async def __call__(self) -> psycopg.AsyncConnection[Any]:
+        opening = asyncio.ensure_future(psycopg.AsyncConnection.connect(*self._positional, **self._named))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            closing = asyncio.ensure_future(_close(opening))
+            self._unwanted.add(closing)
+            closing.add_done_callback(self._unwanted.discard)
+            raise
+
+    async def settled(self) -> None:
+        """Waits until nothing is being opened that nobody wants."""
+        await asyncio.gather(*self._unwanted)
+
+
+async def _close(opening: Awaitable[psycopg.AsyncConnection[Any]]) -> None:
+    with suppress(psycopg.Error):
+        await (await opening).close()
 
 
 def parse_url(url: str) -> URL:

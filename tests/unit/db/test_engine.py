@@ -168,3 +168,35 @@ def test_an_unusable_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(SetupError) as refused:
         Database(url)
     assert "secret" not in str(refused.value)
+
+
+async def test_who_is_cancelled_while_a_connection_is_opened_leaves_none_at_the_server(
+    database_url: str, postgres: EmbeddedPostgres
+) -> None:
+    def clients() -> int:
+        with psycopg.connect(postgres.superuser_url, autocommit=True) as admin:
+            row = admin.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    before = clients()
+    left = []
+    for steps in range(1, 40):
+        database = Database(database_url, pool_size=1)
+        asking = asyncio.ensure_future(keys(database))
+        for _ in range(steps):
+            # A turn of the loop that looks at its sockets too.
+            await asyncio.sleep(0.0005)
+        asking.cancel()
+        # What was raised is kept, as a task that is waited for later would.
+        left.append((await asyncio.gather(asking, return_exceptions=True))[0])
+        await database.close()
+    assert any(isinstance(outcome, asyncio.CancelledError) for outcome in left)
+    for _ in range(100):
+        if clients() <= before:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{clients() - before} connections are left at the server")
