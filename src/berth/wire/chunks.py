@@ -6,6 +6,8 @@ at the registry already is read again from the source and hashed, but not sent (
 
 from __future__ import annotations
 
+import asyncio
+
 from berth.errors import BerthError, TooManyRequests, Unavailable
 from berth.wire import blobs, sessions
 from berth.wire.client import RegistryClient
@@ -51,6 +53,10 @@ async def send(client: RegistryClient, repository: str, source: Sending, locatio
             await sessions.close(client, repository, location, upload.digest)
             await _forget(source)
             return True
+        except asyncio.CancelledError:
+            if keeper is None:
+                await sessions.abandon(client, repository, location)
+            raise
         except BerthError as error:
             failures += 1
             if clean and upload.or_whole and _refused(error):

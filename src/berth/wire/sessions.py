@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Final
 
 from berth.errors import (
     BerthError,
@@ -19,6 +22,7 @@ from berth.wire.messages import Answer
 from berth.wire.urls import Url
 
 OCTETS = "application/octet-stream"
+ABANDON_SECONDS: Final = 2.0
 
 
 def push_scopes(repository: str, *also_pull: str) -> frozenset[str]:
@@ -102,6 +106,13 @@ async def cancel(client: RegistryClient, repository: str, location: Url | None) 
             pass
     except BerthError:
         pass  # optional for registries; sessions end by themselves
+
+
+async def abandon(client: RegistryClient, repository: str, location: Url | None) -> None:
+    """The same for who is cancelled and has little time left: registries keep what was sent for days otherwise."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ABANDON_SECONDS):
+            await cancel(client, repository, location)
 
 
 def location_of(client: RegistryClient, response: Answer, default: Url | None = None) -> Url:

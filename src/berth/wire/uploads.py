@@ -5,6 +5,7 @@ What is sent is hashed on its way (sending.py); large blobs may go in chunks (ch
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from enum import StrEnum
 
@@ -115,6 +116,9 @@ async def _whole(client: RegistryClient, repository: str, source: Sending, locat
             ) as response:
                 sessions.check_digest(client, response, upload.digest)
                 return
+        except asyncio.CancelledError:
+            await sessions.abandon(client, repository, location)
+            raise
         except BerthError as error:
             failures += 1
             if not upload.restartable or not sessions.may_pass(error) or failures >= client.retry.attempts:

@@ -238,7 +238,9 @@ async def test_a_copy_that_is_stopped_ends_its_session_at_once() -> None:
             await copy_version(
                 here, there, REPOSITORY, REPOSITORY, digest, "1.0.0", journal=Stopping(), known_tags=frozenset()
             )
-    assert (set(target.open), target.tags) == ({"patched"}, {})
+    # Of the small ones a session may have been begun whose answer nobody waited for; it holds nothing.
+    assert {name for name, held in target.open.items() if held} == {"patched"}
+    assert target.tags == {}
 
 
 # -- another process

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from berth.errors import BerthError, Conflict, DigestInvalid, IntegrityError, RemoteError, Unavailable
-from berth.wire import uploads
+from berth.wire import sessions, uploads
 from berth.wire.client import RegistryClient
 from berth.wire.retry import RetryPolicy
 from berth.wire.sending import Upload
@@ -341,6 +341,49 @@ async def test_the_fewest_bytes_that_a_registry_takes_in_a_chunk_are_kept() -> N
     async with running(store) as peer:
         await send(peer, Memory())
     assert (store.blob, ranges(peer)) == (CONTENT, ["0-4999", "5000-9999", "10000-10239"])
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, STEP])
+async def test_an_upload_that_is_cancelled_and_that_nobody_remembers_ends_its_session(chunk_bytes: int | None) -> None:
+    reached = asyncio.Event()
+
+    async def slow(asked: Asked) -> Answer:
+        if asked.method in ("PUT", "PATCH"):
+            reached.set()
+            await asyncio.Event().wait()
+        return store(asked)
+
+    store = Store()
+    async with running(slow) as peer, client_of(peer) as client:
+        upload = Upload(DIGEST, len(CONTENT), Source().at, chunk_bytes=chunk_bytes, absent=True)
+        sending = asyncio.create_task(uploads.put(client, "ml/demo", upload))
+        await reached.wait()
+        assert store.sessions
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    assert (store.sessions, store.blob) == ({}, None)
+
+
+async def test_a_registry_that_says_nothing_does_not_keep_a_cancelled_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "ABANDON_SECONDS", 0.05)
+    reached = asyncio.Event()
+
+    async def silent(asked: Asked) -> Answer:
+        if asked.method in ("PUT", "DELETE"):
+            reached.set()
+            await asyncio.Event().wait()
+        return store(asked)
+
+    store = Store()
+    async with running(silent) as peer, client_of(peer) as client:
+        upload = Upload(DIGEST, len(CONTENT), Source().at, absent=True)
+        sending = asyncio.create_task(uploads.put(client, "ml/demo", upload))
+        await reached.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(sending, 10)
+    assert peer.asked[-1].method == "DELETE"
 
 
 async def test_a_process_that_ends_leaves_its_session_for_the_next_one() -> None:
