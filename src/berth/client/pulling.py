@@ -25,7 +25,8 @@ from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
 from berth.wire import blobs, transfer
 from berth.wire.client import RegistryClient
-from berth.wire.transfer import Progress, RemoteSource, Tree, together
+from berth.wire.parallel import each
+from berth.wire.transfer import Progress, RemoteSource, Tree
 
 # What is fetched ahead into memory: files up to so many bytes, so many bytes in all.
 SMALL_BYTES = 2 * 1024 * 1024
@@ -105,13 +106,9 @@ async def _fetch_ahead(
     client: RegistryClient, repository: str, wanted: list[Descriptor], parallel: int
 ) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    gate = asyncio.Semaphore(parallel)
 
     async def one(blob: Descriptor) -> None:
-        async with gate:
-            found[blob.digest] = await blobs.read_all(
-                client, repository, blob.digest, limit=SMALL_BYTES, size=blob.size
-            )
+        found[blob.digest] = await blobs.read_all(client, repository, blob.digest, limit=SMALL_BYTES, size=blob.size)
 
     chosen: list[Descriptor] = []
     room = AHEAD_BYTES
@@ -119,7 +116,7 @@ async def _fetch_ahead(
         if blob.size <= min(SMALL_BYTES, room):
             chosen.append(blob)
             room -= blob.size
-    await together([one(blob) for blob in chosen])
+    await each(chosen, one, at_once=parallel)
     return found
 
 

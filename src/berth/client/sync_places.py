@@ -20,12 +20,11 @@ from berth.wire import referrers as wire_referrers
 from berth.wire import tags as wire_tags
 from berth.wire import transfer
 from berth.wire.client import RegistryClient
+from berth.wire.parallel import each
 from berth.wire.plan import Listed
 from berth.wire.transfer import Progress, RemoteSource, Tree
 
 PARALLEL = 4
-# Questions without a body of note, side by side.
-AT_ONCE = 16
 
 
 class Place(Protocol):
@@ -95,14 +94,10 @@ class _Layouts:
     async def _bring_tree(
         self, source: RegistryClient, repository: str, layout: Layout, tree: Tree, advance: Callable[[int], None]
     ) -> int:
-        sent: list[int] = []
-        waiting = sorted((b for b in tree.blobs.values() if not self._has(layout, b.digest)), key=lambda b: b.size)
-
-        async def work() -> None:
-            while waiting:
-                sent.append(await fetch(source, repository, waiting.pop(), layout, advance=advance))
-
-        await transfer.together([work() for _ in range(min(PARALLEL, len(waiting)))])
+        missing = sorted((b for b in tree.blobs.values() if not self._has(layout, b.digest)), key=lambda b: -b.size)
+        sent = await each(
+            missing, lambda blob: fetch(source, repository, blob, layout, advance=advance), at_once=PARALLEL
+        )
         for found, manifest in tree.order:
             if not layout.has(found):
                 layout.write_stream((manifest.body,), expected=found)
@@ -178,15 +173,8 @@ class RegistryPlace:
             except NotFound:
                 continue
         wanted = [(repository, tag) for repository, tag in names if is_version_tag(tag)]
-        digests: dict[tuple[str, str], str | None] = {}
-        waiting = iter(wanted)
-
-        async def work() -> None:
-            for repository, tag in waiting:
-                digests[repository, tag] = await _digest_of(self._client, repository, tag)
-
-        await transfer.together([work() for _ in range(min(AT_ONCE, len(wanted)))])
-        return [Listed(*place, digest) for place in wanted if (digest := digests[place]) is not None]
+        digests = await each(wanted, lambda place: _digest_of(self._client, *place))
+        return [Listed(*place, digest) for place, digest in zip(wanted, digests, strict=True) if digest is not None]
 
     async def bring(
         self, source: RegistryClient, repository: str, tag: str, digest: str, progress: Progress | None

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from berth.adapters.registries.contract import LARGE_BYTES, Registry, Telling
-from berth.errors import IntegrityError
 from berth.oci.descriptor import Descriptor
-from berth.sync.flow import Flow, Journal, each, go_on
-from berth.sync.large import LargeBlob
+from berth.sync.flow import Flow, Journal, Progress, go_on
+from berth.sync.large import LargeBlob, bytes_of
 from berth.sync.trying import again
+from berth.wire.parallel import each
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Carrier:
         *,
         flow: Flow,
         journal: Journal,
-        progress: Callable[[int], None],
+        progress: Progress = lambda _: None,
     ) -> None:
         self.source = source
         self.target = target
@@ -118,14 +118,12 @@ class Carrier:
 
         async def pieces() -> AsyncGenerator[bytes, None]:
             nonlocal moved
-            async for piece in self.source.blob(self.source_repository, blob.digest):
-                moved += len(piece)
-                await go_on(self.journal)
-                if moved > blob.size:
-                    raise IntegrityError(f"The source answers more than the {blob.size} bytes of {blob.digest}.")
-                await self.flow.pass_bytes(len(piece))
-                self.progress(len(piece))
-                yield piece
+            async with aclosing(bytes_of(self.source, self.source_repository, blob, journal=self.journal)) as read:
+                async for piece in read:
+                    moved += len(piece)
+                    await self.flow.pass_bytes(len(piece))
+                    self.progress(len(piece))
+                    yield piece
 
         async with aclosing(pieces()) as stream:
             await self.target.push_blob(self.target_repository, blob.digest, size=blob.size, chunks=stream)

@@ -26,8 +26,9 @@ from berth.oci.descriptor import Descriptor
 from berth.oci.manifest import Manifest
 from berth.sync.carrying import Carrier, Copied
 from berth.sync.evidence import evidence_of
-from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, each, go_on
+from berth.sync.flow import Cancelled, Flow, Journal, NoJournal, go_on
 from berth.sync.trying import again
+from berth.wire.parallel import each
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ async def copy_version(
         ManifestUnknown, BlobUnknown: the source lacks something. IntegrityError: bytes do not match their digest.
         RemoteError, Unavailable, TooManyRequests: either side failed, also when tried again.
     """
-    work = _Copy(
+    carrier = Carrier(
         source,
         target,
         source_repository,
@@ -84,9 +85,8 @@ async def copy_version(
         flow=flow or Flow(),
         journal=journal or NoJournal(),
         progress=progress,
-        known_tags=known_tags,
     )
-    return await work.run(digest, tag)
+    return await _Copy(carrier, known_tags=known_tags).run(digest, tag)
 
 
 async def copy_evidence(
@@ -107,46 +107,29 @@ async def copy_evidence(
 
     Raises: as `copy_version`. What the target or the bound refuses stands in the notes.
     """
-    work = _Copy(
-        source,
-        target,
-        repository,
-        repository,
-        flow=flow,
-        journal=journal,
-        progress=lambda _: None,
-        known_tags=known_tags,
-    )
-    work.largest = largest
+    carrier = Carrier(source, target, repository, repository, flow=flow, journal=journal)
+    work = _Copy(carrier, known_tags=known_tags, largest=largest)
     await work.bring_evidence(subjects, root=subjects[-1])
     return work.copied
 
 
 class _Copy:
-    def __init__(
-        self,
-        source: Registry,
-        target: Registry,
-        source_repository: str,
-        target_repository: str,
-        *,
-        flow: Flow,
-        journal: Journal,
-        progress: Callable[[int], None],
-        known_tags: Collection[str] | None,
-    ) -> None:
-        self.source = source
-        self.target = target
-        self.source_repository = source_repository
-        self.target_repository = target_repository
-        self.flow = flow
-        self.journal = journal
+    """One version, or the evidence about one, on its way.
+
+    Args:
+        largest: bytes of one manifest with all below it; None = whatever there is.
+    """
+
+    def __init__(self, carrier: Carrier, *, known_tags: Collection[str] | None, largest: int | None = None) -> None:
+        self._carrier = carrier
+        self.source = carrier.source
+        self.target = carrier.target
+        self.source_repository = carrier.source_repository
+        self.target_repository = carrier.target_repository
+        self.flow = carrier.flow
+        self.journal = carrier.journal
         self.known_tags = known_tags
-        self._carrier = Carrier(
-            source, target, source_repository, target_repository, flow=flow, journal=journal, progress=progress
-        )
-        # Of one manifest with all below it; None = whatever there is.
-        self.largest: int | None = None
+        self.largest = largest
         # What is still to be given its name: the version, and the evidence that is under way.
         self._unnamed: dict[str, Manifest] = {}
 

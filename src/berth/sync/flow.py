@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -14,12 +14,9 @@ from weakref import WeakValueDictionary
 from berth.errors import Conflict, Unavailable
 
 T = TypeVar("T")
-R = TypeVar("R")
 # Told the number of bytes that just moved.
 Progress = Callable[[int], None]
 
-# Requests without a body of note that are under way at once.
-AT_ONCE: Final = 16
 KNOWN_BLOBS: Final = 20_000
 # How long a copy waits for a database that was restarted: about a minute.
 DATABASE_WAITS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -151,31 +148,3 @@ class Flow:
     def holder(self, digest: str) -> str | None:
         """A repository of the target that is known to hold this blob."""
         return self._places.get(digest)
-
-
-async def each(items: Sequence[T], do: Callable[[T], Awaitable[R]], *, at_once: int = AT_ONCE) -> list[R]:
-    """`do` for every item, a few at once, in order."""
-    results: list[R | None] = [None] * len(items)
-    waiting = iter(enumerate(items))
-
-    async def work() -> None:
-        for index, item in waiting:
-            results[index] = await do(item)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(at_once, len(items))):
-                group.create_task(work())
-    except BaseExceptionGroup as failures:
-        raise first(failures) from None
-    return results  # type: ignore[return-value]
-
-
-def first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a group of tasks; the others were only told to stop."""
-    for failure in failures.exceptions:
-        if isinstance(failure, BaseExceptionGroup):
-            return first(failure)
-        if not isinstance(failure, asyncio.CancelledError):
-            return failure
-    return failures.exceptions[0]

@@ -22,6 +22,22 @@ KEEP_SECONDS: Final = 0.25
 BURST_BYTES: Final = 8 << 20
 
 
+async def bytes_of(
+    source: Registry, repository: str, blob: Descriptor, *, offset: int = 0, journal: Journal
+) -> AsyncGenerator[bytes, None]:
+    """A blob as the source gives it, from `offset`, not verified.
+
+    Raises: what `Registry.blob` raises; IntegrityError for more bytes than there should be; Cancelled.
+    """
+    position = offset
+    async for piece in source.blob(repository, blob.digest, offset=offset):
+        await go_on(journal)
+        position += len(piece)
+        if position > blob.size:
+            raise IntegrityError(f"The source answers more than the {blob.size} bytes of {blob.digest}.")
+        yield piece
+
+
 class LargeBlob:
     """One blob on its way, in as many tries as it takes (`Resumable`).
 
@@ -86,16 +102,8 @@ class LargeBlob:
                 self.passed(len(piece))
                 yield piece
 
-    async def at(self, offset: int) -> AsyncGenerator[bytes, None]:
-        position = offset
-        async for piece in self._source.blob(self._source_repository, self._blob.digest, offset=offset):
-            await go_on(self._journal)
-            position += len(piece)
-            if position > self._blob.size:
-                raise IntegrityError(
-                    f"The source answers more than the {self._blob.size} bytes of {self._blob.digest}."
-                )
-            yield piece
+    def at(self, offset: int) -> AsyncGenerator[bytes, None]:
+        return bytes_of(self._source, self._source_repository, self._blob, offset=offset, journal=self._journal)
 
     async def let(self, count: int) -> None:
         await go_on(self._journal)

@@ -17,8 +17,8 @@ from berth.oci import referrers
 from berth.oci.version import is_version_tag
 from berth.sync.depot import DepotRegistry
 from berth.sync.evidence import evidence_of
-from berth.sync.flow import each
 from berth.sync.images import matched
+from berth.wire.parallel import each
 from berth.wire.plan import Listed, Terms, in_scope, source_name, target_name
 
 # (repository, tag) → the digest that the tag probably means.

@@ -22,7 +22,7 @@ from berth.db.sealing import Sealer
 from berth.errors import BerthError, Conflict
 from berth.sync.confirmed import queries as confirmed
 from berth.sync.depot import DepotRegistry
-from berth.sync.flow import Cancelled, Flow, each
+from berth.sync.flow import Cancelled, Flow
 from berth.sync.images import bring, holds_version
 from berth.sync.journal import queries
 from berth.sync.journal.queries import ItemRow
@@ -37,6 +37,7 @@ from berth.sync.resuming.queries import Owner
 from berth.sync.rules import DEPOT, Rule, limits_of, read_terms
 from berth.sync.trying import again
 from berth.sync.underway import ItemJournal, Underway, begin
+from berth.wire.parallel import each
 from berth.wire.plan import Listed, Terms, plan, target_name
 
 # Models that are copied side by side, and versions of one where their order says nothing; blobs have their own limits.

@@ -247,6 +247,10 @@ class RegistryClient:
 
     async def _fetch_token(self, url: httpx.URL, headers: dict[str, str]) -> tuple[int, bytes]:
         place = of(url)
+
+        def endless() -> RemoteAuthError:
+            return RemoteAuthError(f"The token service {place.host} answers without an end.")
+
         failures = 0
         while True:
             last = failures + 1 >= self.retry.attempts
@@ -255,7 +259,7 @@ class RegistryClient:
                 response = await self._http.ask("GET", place, {"User-Agent": "berth", **headers})
                 try:
                     if response.status not in RETRYABLE_STATUS or last:
-                        return response.status, await _bounded(response)
+                        return response.status, await response.whole(_TOKEN_ANSWER_LIMIT, too_long=endless)
                     wait = retry_after(response.headers.get("retry-after"))
                 finally:
                     await response.aclose()
@@ -297,12 +301,3 @@ async def _read_out(response: Answer) -> None:
     with suppress(httpx.TransportError):  # what matters has been read
         async for _ in response.raw():
             pass
-
-
-async def _bounded(response: Answer) -> bytes:
-    body = bytearray()
-    async for chunk in response.decoded():
-        body += chunk
-        if len(body) > _TOKEN_ANSWER_LIMIT:
-            raise RemoteAuthError(f"The token service {response.url.host} answers without an end.")
-    return bytes(body)

@@ -143,15 +143,13 @@ async def delete(client: RegistryClient, repository: str, ref: str) -> bool:
 
 
 async def _read(response: Answer, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.raw():
-        body += chunk
-        if len(body) > limit:
-            raise IntegrityError(
-                f"{response.url.host} sends a manifest of more than {limit} bytes.",
-                hint="Manifests are small; this is something else.",
-            )
-    return bytes(body)
+    def too_long() -> IntegrityError:
+        return IntegrityError(
+            f"{response.url.host} sends a manifest of more than {limit} bytes.",
+            hint="Manifests are small; this is something else.",
+        )
+
+    return await response.whole(limit, too_long=too_long, decoded=False)
 
 
 def _media_type(response: Answer) -> str:

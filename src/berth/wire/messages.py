@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 import httpx
@@ -107,6 +107,21 @@ class Answer:
                 except zlib.error as error:
                     raise httpx.DecodingError(f"the answer is not {coding}: {error}") from error
                 rest = decoder.unconsumed_tail
+
+    async def whole(self, limit: int, *, too_long: Callable[[], Exception], decoded: bool = True) -> bytes:
+        """All of the body.
+
+        Args:
+            limit: bytes; of a longer body no more is read, and what `too_long` makes is raised.
+            decoded: without its content coding; False gives the bytes as they were sent, which digests are made of.
+        Raises: httpx.TransportError; httpx.DecodingError where it is decoded.
+        """
+        body = bytearray()
+        async for piece in self.decoded() if decoded else self.raw():
+            body += piece
+            if len(body) > limit:
+                raise too_long()
+        return bytes(body)
 
     async def aclose(self) -> None:
         await self._body.aclose()

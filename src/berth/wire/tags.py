@@ -55,15 +55,13 @@ def next_link(client: RegistryClient, response: Answer) -> Url | None:
 
 async def bounded_body(response: Answer, limit: int) -> bytes:
     """The whole body; raises RemoteError when it is longer than `limit` bytes or breaks off."""
-    body = bytearray()
+    host = response.url.host
     try:
-        async for chunk in response.decoded():
-            body += chunk
-            if len(body) > limit:
-                raise RemoteError(f"{response.url.host} sends a list of more than {limit} bytes.")
+        return await response.whole(
+            limit, too_long=lambda: RemoteError(f"{host} sends a list of more than {limit} bytes.")
+        )
     except (httpx.TransportError, httpx.DecodingError) as error:
-        raise RemoteError(f"{response.url.host} broke off its answer: {error}.") from error
-    return bytes(body)
+        raise RemoteError(f"{host} broke off its answer: {error}.") from error
 
 
 def _tags(body: bytes) -> list[str]:

@@ -6,14 +6,13 @@ what is there already is not sent again.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from berth.errors import BerthError, IntegrityError, ManifestUnknown
+from berth.errors import IntegrityError, ManifestUnknown
 from berth.oci import digest as digests
 from berth.oci import manifest as oci_manifest
 from berth.oci import media_types
@@ -23,6 +22,7 @@ from berth.oci.referrers import descriptor_for
 from berth.wire import blobs, manifests, referrers, uploads
 from berth.wire.client import RegistryClient
 from berth.wire.hashing import in_thread
+from berth.wire.parallel import each
 from berth.wire.sending import Upload
 from berth.wire.uploads import Arrival
 
@@ -147,27 +147,25 @@ async def copy_tree(
     """
     tree = await tree_of(source, digest)
     arrivals: dict[str, Arrival] = {}
-    gate = asyncio.Semaphore(parallel)
 
     async def one(blob: Descriptor) -> None:
         name = (names or {}).get(blob.digest) or short(blob.digest)
-        async with gate:
-            if progress is not None:
-                progress.start(name, blob.size)
-            upload = Upload(
-                digest=blob.digest,
-                size=blob.size,
-                open=lambda offset: source.blob(blob.digest, offset),
-                mount_from=mount_from,
-                chunk_bytes=chunk_bytes,
-                sent=(lambda count: progress.advance(name, count)) if progress is not None else (lambda _: None),
-            )
-            arrivals[blob.digest] = await uploads.put(client, repository, upload)
-            if progress is not None:
-                progress.finish(name, arrivals[blob.digest].value)
+        if progress is not None:
+            progress.start(name, blob.size)
+        upload = Upload(
+            digest=blob.digest,
+            size=blob.size,
+            open=lambda offset: source.blob(blob.digest, offset),
+            mount_from=mount_from,
+            chunk_bytes=chunk_bytes,
+            sent=(lambda count: progress.advance(name, count)) if progress is not None else (lambda _: None),
+        )
+        arrivals[blob.digest] = await uploads.put(client, repository, upload)
+        if progress is not None:
+            progress.finish(name, arrivals[blob.digest].value)
 
     # Large ones first: the longest transfer should not be the one that starts last.
-    await together([one(blob) for blob in sorted(tree.blobs.values(), key=lambda b: -b.size)])
+    await each(sorted(tree.blobs.values(), key=lambda b: -b.size), one, at_once=parallel)
     for child, manifest in tree.order[:-1]:
         await _put(client, repository, child, manifest)
     await _put(client, repository, tag or digest, tree.order[-1][1])
@@ -193,16 +191,6 @@ async def save_blob(
     except BaseException:
         await in_thread(partial(path.unlink, missing_ok=True))
         raise
-
-
-async def together(jobs: Sequence[Coroutine[object, object, None]]) -> None:
-    """Runs coroutines at the same time; the first failure ends the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                group.create_task(job)
-    except BaseExceptionGroup as failures:
-        raise _first(failures) from None
 
 
 def short(digest: str) -> str:
@@ -238,15 +226,3 @@ async def _put(client: RegistryClient, repository: str, ref: str, manifest: Mani
 
 def _is_elsewhere(blob: Descriptor) -> bool:
     return blob.media_type in media_types.FOREIGN_LAYER_TYPES and bool(blob.urls)
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: list[BaseException] = []
-    queue: list[BaseException] = [failures]
-    while queue:
-        item = queue.pop(0)
-        if isinstance(item, BaseExceptionGroup):
-            queue.extend(item.exceptions)
-        else:
-            found.append(item)
-    return next((e for e in found if isinstance(e, BerthError)), found[0])

@@ -169,12 +169,8 @@ def _content(body: Any, form: Mapping[str, str] | None) -> tuple[bytes | None, d
 
 
 async def _whole(response: Answer) -> bytes:
-    body = bytearray()
+    host = response.url.host
     try:
-        async for chunk in response.decoded():
-            body += chunk
-            if len(body) > _ANSWER_LIMIT:
-                raise RemoteError(f"{response.url.host} answers without an end.")
+        return await response.whole(_ANSWER_LIMIT, too_long=lambda: RemoteError(f"{host} answers without an end."))
     except httpx.DecodingError as error:
-        raise RemoteError(f"{response.url.host} answered something unreadable: {error}.") from error
-    return bytes(body)
+        raise RemoteError(f"{host} answered something unreadable: {error}.") from error

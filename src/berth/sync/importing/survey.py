@@ -6,10 +6,10 @@ from berth.adapters.registries.contract import Registry
 from berth.catalog import queries as catalog
 from berth.db.engine import Database
 from berth.errors import Unsupported
-from berth.sync.flow import each
 from berth.sync.importing import queries
 from berth.sync.importing.decide import Scope, decide, is_of_interest, without_project
 from berth.sync.listing import PAGE, all_tags
+from berth.wire.parallel import each
 from berth.wire.plan import Item
 
 

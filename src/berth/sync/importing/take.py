@@ -28,9 +28,10 @@ from berth.oci.version import from_tag
 from berth.sync.copy import MAX_MANIFEST_BYTES, MAX_MANIFESTS, copy_evidence
 from berth.sync.depot import DepotRegistry
 from berth.sync.documents import read_documents
-from berth.sync.flow import Flow, Journal, each
+from berth.sync.flow import Flow, Journal
 from berth.sync.importing import queries
 from berth.sync.publishing import queries as placing
+from berth.wire.parallel import each
 
 
 @dataclass
