@@ -133,14 +133,15 @@ class _Run(Underway):
 
         async def judged(listed: Listed) -> Listed:
             here = withdrawn.get((target_name(self._terms, listed.repository), listed.digest))
-            if here is None:
-                return listed
-            async with self._db.transaction() as conn:
-                if await is_admitted(conn, here, listed.digest, self._now()):
-                    return listed
-            return replace(listed, held_back=f"The gate denies it, and took it back from {self._rule.target}.")
+            return listed if here is None else replace(listed, held_back=await self._denied(here, listed.digest))
 
         return await each(ours, judged) if withdrawn else ours
+
+    async def _denied(self, repository_id: int, digest: str) -> str | None:
+        async with self._db.transaction() as conn:
+            if await is_admitted(conn, repository_id, digest, self._now()):
+                return None
+        return f"The gate denies it, and took it back from {self._rule.target}."
 
     async def _held_back(self) -> str | None:
         async with self._db.reading() as conn:
@@ -212,11 +213,8 @@ class _Run(Underway):
 
     async def _copy(self, source: Registry, target: Registry, item: ItemRow, tags: list[str] | None) -> None:
         digest = item.digest or ""
-        if isinstance(source, DepotRegistry) and not await source.admitted(item.source_repository, digest):
-            await self.settle(item, "cancelled", "The gate no longer lets it out.")
-            return
-        if isinstance(source, DepotRegistry) and (wait := await self._held_back()) is not None:
-            await self.settle(item, "cancelled", wait)
+        if (why := await self._kept_here(source, target, item)) is not None:
+            await self.settle(item, "cancelled", why)
             return
         await self.write(lambda conn: queries.set_item(conn, item.id, state="running"))
         copied = await bring(
@@ -246,6 +244,19 @@ class _Run(Underway):
                 )
 
         await self.write(done)
+
+    async def _kept_here(self, source: Registry, target: Registry, item: ItemRow) -> str | None:
+        """Why a version does not go after all: what was so when the plan was made may have changed."""
+        if isinstance(source, DepotRegistry):
+            if not await source.admitted(item.source_repository, item.digest or ""):
+                return "The gate no longer lets it out."
+            return await self._held_back()
+        if isinstance(target, DepotRegistry):
+            return None
+        async with self._db.reading() as conn:
+            withdrawn = await placing.withdrawn_from(conn, self._rule.target, digest=item.digest)
+        here = withdrawn.get((item.target_repository, item.digest or ""))
+        return None if here is None else await self._denied(here, item.digest or "")
 
     async def _prune(self, source: Registry, target: Registry, item: ItemRow) -> None:
         repository, digest = item.target_repository, item.target_digest or ""

@@ -132,6 +132,38 @@ async def test_what_the_gate_took_back_does_not_return_from_elsewhere(lab: Lab) 
     assert outcome(items) == {"1.0.0": ("copy", "done"), "1.1.0": ("skip", "done")}
 
 
+async def test_what_the_gate_took_back_and_denies_again_after_the_plan_does_not_return(lab: Lab) -> None:
+    await lab.project("lab")
+    bad = await push_image(lab.hub, "lab/net", "1.0.0", layers=[b"bytes"])
+    assert await push_image(lab.depot, "lab/net", "1.0.0", layers=[b"bytes"]) == bad
+    async with lab.database.transaction() as conn:
+        await record.published(
+            conn,
+            repository="lab/net",
+            digest=bad,
+            tag="1.0.0",
+            registry="mirror",
+            target_repository="lab/net",
+            now=lab.now,
+        )
+        for placement, _ in await placing.placed_at(conn, registry="mirror", repository="lab/net", digest=bad):
+            await placing.settle(conn, placement, state="withdrawn", now=lab.now, error="The gate denies it.")
+    await lab.decide("lab/net", bad, "approved")
+    asked: list[str] = []
+
+    class Deciding(Faulty):
+        async def tags(self, repository: str, **more: Any) -> Any:
+            asked.append(repository)
+            if len(asked) == 2:  # the first time for the plan
+                await lab.decide("lab/net", bad, "revoked")
+            return await super().tags(repository, **more)
+
+    lab.faults["hub"] = Deciding(lab.hub)
+    _, items = await carry_out(lab, await lab.rule("over", "hub", "mirror", model="net"))
+    assert outcome(items) == {"1.0.0": ("copy", "cancelled")}
+    assert (await lab.mirror.tags("lab/net")).items == []
+
+
 async def test_what_is_denied_after_the_plan_is_not_copied(lab: Lab) -> None:
     await lab.project("lab")
     bad = await push_version(lab.depot, "lab/net", "1.0.0")

@@ -135,14 +135,17 @@ async def placed_at(conn: AsyncConnection, *, registry: str, repository: str, di
     return [(row[0], row[1]) for row in rows]
 
 
-async def withdrawn_from(conn: AsyncConnection, registry: str) -> dict[tuple[str, str], int]:
-    """(repository there, digest) → repository here, of versions that were taken back from a registry."""
+async def withdrawn_from(
+    conn: AsyncConnection, registry: str, *, digest: str | None = None
+) -> dict[tuple[str, str], int]:
+    """(repository there, digest) → repository here, of versions (or of one) that were taken back from a registry."""
     rows = await conn.execute(
         text(
             "select l.repository, v.digest, v.repository_id from placements l join versions v on v.id = l.version_id "
-            "where l.registry = :registry and l.state = 'withdrawn'"
+            "where l.registry = :registry and l.state = 'withdrawn' "
+            "and (cast(:digest as text) is null or v.digest = :digest)"
         ),
-        {"registry": registry},
+        {"registry": registry, "digest": digest},
     )
     return {(row.repository, row.digest): row.repository_id for row in rows}
 
