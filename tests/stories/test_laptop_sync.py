@@ -30,8 +30,12 @@ def environment(berth: BerthProcess, home: Path) -> dict[str, str]:
     }
 
 
+def xumi(*words: str) -> list[str]:
+    return [sys.executable, "-c", "from berth.cli.main import xumi; xumi()", *words]
+
+
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-c", "from berth.cli.main import xumi; xumi()", "sync", *words]
+    return xumi("sync", *words)
 
 
 def sync(berth: BerthProcess, home: Path, *words: str, status: int = 0) -> Any:
@@ -121,6 +125,41 @@ def test_higher_versions_come_once_and_refused_ones_say_why(service: BerthProces
         (f"folder:{tmp_path}/usb", "1.1.0", "done"),
     ]
     skopeo("inspect", f"oci:{tmp_path}/usb/lab/net:1.1.0")
+
+
+def test_signatures_that_come_later_follow_the_version_to_folders_and_registries(
+    service: BerthProcess, tmp_path: Path
+) -> None:
+    home, usb = tmp_path / "home", tmp_path / "usb"
+    digest = push(service, tmp_path / "one", "lab/signed:1.0.0")
+    key = tmp_path / "release"
+
+    def do(*words: str) -> None:
+        done = subprocess.run(
+            xumi(*words), env=environment(service, home), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    do("key", "generate", "--out", str(key))
+    with registry(tmp_path / "registry") as host:
+        places = (f"folder:{usb}", f"http://{host}", "local")
+        for place in places:
+            assert states(sync(service, home, "lab/signed", "--to", place)) == [("1.0.0", "done", "missing")]
+            assert states(sync(service, home, "lab/signed", "--to", place)) == [("1.0.0", "skipped", "same")]
+        do("sign", "lab/signed:1.0.0", "--key", f"{key}.key")
+        signature = digest.replace(":", "-") + ".sig"
+        for place in places[:2]:
+            planned = sync(service, home, "lab/signed", "--to", place, "--dry-run")
+            assert states(planned) == [("1.0.0", "planned", "evidence_missing")]
+            came = sync(service, home, "lab/signed", "--to", place)
+            assert states(came) == [("1.0.0", "done", "evidence_missing")]
+            # The version's own bytes stay where they are.
+            assert 0 < came["bytes_transferred"] < 20_000
+            assert states(sync(service, home, "lab/signed", "--to", place)) == [("1.0.0", "skipped", "same")]
+        assert inspect(host, "lab/signed", signature) is not None
+        skopeo("inspect", "--raw", f"oci:{usb}/lab/signed:{signature}")
+        # What `xumi` works with on this machine holds versions, and no signatures about them.
+        assert states(sync(service, home, "lab/signed")) == [("1.0.0", "skipped", "same")]
 
 
 @pytest.mark.slow

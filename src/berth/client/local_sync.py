@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +26,7 @@ from berth.errors import BerthError, Conflict, NameUnknown
 from berth.oci.version import from_tag, to_tag
 from berth.wire.auth import ANONYMOUS, Credential
 from berth.wire.client import RegistryClient
+from berth.wire.parallel import each
 from berth.wire.plan import Item, Listed, in_scope, plan
 from berth.wire.transfer import Progress
 
@@ -155,7 +156,9 @@ class LocalSync:
         async def work() -> list[Outcome]:
             async with self._berth.registry() as source, self._registry(rule) as other:
                 place = self._place(rule, other)
-                theirs = await place.listed({listed.repository for listed in ours})
+                theirs = await self._with_evidence(
+                    place, ours, await place.listed({listed.repository for listed in ours})
+                )
                 outcomes = self._planned(rule, ours, theirs, self._now())
                 if not dry_run:
                     await self._bring(place, source, outcomes)
@@ -170,6 +173,16 @@ class LocalSync:
     ) -> list[Outcome]:
         states = {"copy": "planned", "conflict": "conflict", "skip": "skipped"}
         return [Outcome(rule, item, states[item.action]) for item in plan(rule.terms(), source, target, now)]
+
+    async def _with_evidence(self, place: Place, ours: Sequence[Listed], theirs: Sequence[Listed]) -> list[Listed]:
+        """What the place holds of our signatures and reports, where it holds the version."""
+        about = {(listed.repository, listed.tag, listed.digest): listed.evidence for listed in ours}
+
+        async def look(held: Listed) -> Listed:
+            wanted = about.get((held.repository, held.tag, held.digest), frozenset())
+            return replace(held, evidence=await place.holds(held.repository, wanted)) if wanted else held
+
+        return await each(theirs, look)
 
     async def _bring(self, place: Place, source: RegistryClient, outcomes: list[Outcome]) -> None:
         broken: set[str] = set()
@@ -251,7 +264,7 @@ class LocalSync:
         found: list[Listed] = []
         for model in sorted(models):
             try:
-                rows = self._berth.versions.ls(model, deleted=deleted)
+                rows = self._berth.versions.ls(model, deleted=deleted, evidence=not rule.push)
             except NameUnknown:
                 if rule.push:
                     continue  # the first version makes it
@@ -289,5 +302,10 @@ class _NoRegistry:
 def _listed(model: str, row: Mapping[str, Any]) -> Listed:
     gone = row.get("state") == "deleted"
     return Listed(
-        model, to_tag(str(row["version"])), str(row["digest"]), admitted=row.get("verdict") == "allow", deleted=gone
+        model,
+        to_tag(str(row["version"])),
+        str(row["digest"]),
+        admitted=row.get("verdict") == "allow",
+        deleted=gone,
+        evidence=frozenset(map(str, row.get("evidence") or ())),
     )

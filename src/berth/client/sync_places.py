@@ -36,6 +36,10 @@ class Place(Protocol):
         """The tags of these repositories, or of all where it can say so cheaply."""
         ...
 
+    async def holds(self, repository: str, evidence: Collection[str]) -> frozenset[str]:
+        """Those of these signatures and reports that need not be brought: they are here, or none is kept here."""
+        ...
+
     async def bring(
         self, source: RegistryClient, repository: str, tag: str, digest: str, progress: Progress | None
     ) -> int:
@@ -117,6 +121,9 @@ class LocalPlace(_Layouts):
             Listed(version.name, _tag(version.version), version.descriptor.digest) for version in self._local.versions()
         ]
 
+    async def holds(self, repository: str, evidence: Collection[str]) -> frozenset[str]:
+        return frozenset(evidence)
+
     def _layout(self, repository: str) -> Layout:
         return self._local.layout
 
@@ -150,6 +157,10 @@ class FolderPlace(_Layouts):
                 ]
         return found
 
+    async def holds(self, repository: str, evidence: Collection[str]) -> frozenset[str]:
+        entries = self._layout(repository).index()
+        return frozenset(evidence) & {entry.digest for entry in entries}
+
     def _layout(self, repository: str) -> Layout:
         check_repository(repository)  # before it becomes a path
         return Layout(self._folder / repository)
@@ -175,6 +186,11 @@ class RegistryPlace:
         wanted = [(repository, tag) for repository, tag in names if is_version_tag(tag)]
         digests = await each(wanted, lambda place: _digest_of(self._client, *place))
         return [Listed(*place, digest) for place, digest in zip(wanted, digests, strict=True) if digest is not None]
+
+    async def holds(self, repository: str, evidence: Collection[str]) -> frozenset[str]:
+        pieces = sorted(evidence)
+        there = await each(pieces, lambda piece: wire_manifests.head(self._client, repository, piece))
+        return frozenset(piece for piece, seen in zip(pieces, there, strict=True) if seen is not None)
 
     async def bring(
         self, source: RegistryClient, repository: str, tag: str, digest: str, progress: Progress | None

@@ -56,9 +56,13 @@ class Versions:
         address, ref = parse_version(version, default="latest")
         return model_path(self._session, address, "versions", ref, *more)
 
-    def ls(self, model: str, *, limit: int | None = None, deleted: bool = False) -> list[Json]:
-        """Highest first; with `deleted` also those whose number is all that is left."""
-        query = {"deleted": "true"} if deleted else {}
+    def ls(self, model: str, *, limit: int | None = None, deleted: bool = False, evidence: bool = False) -> list[Json]:
+        """Highest first; with `deleted` also those whose number is all that is left.
+
+        Args:
+            evidence: each with the digests of the signatures and reports that may leave with it.
+        """
+        query = {name: "true" for name, asked in (("deleted", deleted), ("evidence", evidence)) if asked}
         return list(self._session.items(model_path(self._session, model, "versions"), limit=limit, **query))
 
     def show(self, version: str) -> Json:

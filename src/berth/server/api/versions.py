@@ -16,6 +16,7 @@ from berth.server.api.addressed import Addressed, addressed, admitted
 from berth.server.api.calls import Call, acting
 from berth.server.api.operations import PAGE, After, Limit, after_id, operation, resource
 from berth.server.api.overlays import Overlay, merged
+from berth.sync import queries as sync_queries
 
 router = resource("versions")
 _VERSIONS = "/projects/{project}/models/{model}/versions"
@@ -39,8 +40,16 @@ class VersionItem(BaseModel):
     created_at: datetime
 
 
+class VersionEntry(VersionItem):
+    """A version in a list."""
+
+    evidence: list[str] | None = Field(
+        description="Digests of the signatures and reports that may leave with it; null unless asked for."
+    )
+
+
 class VersionPage(BaseModel):
-    items: list[VersionItem]
+    items: list[VersionEntry]
     next: str | None
 
 
@@ -66,6 +75,7 @@ async def index(
     project: str,
     model: str,
     deleted: Annotated[bool, Query(description="Also those that were deleted.")] = False,
+    evidence: Annotated[bool, Query(description="Also the digests of what says something about each.")] = False,
     limit: Limit = PAGE,
     after: After = None,
 ) -> VersionPage:
@@ -74,13 +84,16 @@ async def index(
         rows = await queries.list_versions(
             call.conn, repository.id, now=call.now, after=after_id(after), limit=limit, deleted=deleted
         )
+        about = {}
+        if evidence:
+            about = await sync_queries.depot_evidence(call.conn, project, repository=repository.name, now=call.now)
         items = []
         for row in rows:
             let_out = row.admitted
             if let_out is None:
                 let_out = row.state != "deleted" and await admitted(call, repository.id, row.digest)
             items.append(
-                VersionItem(
+                VersionEntry(
                     model=repository.name,
                     version=row.version,
                     digest=row.digest,
@@ -93,6 +106,7 @@ async def index(
                     overlay=dict(row.overlay),
                     pushed_by=row.pushed_by,
                     created_at=row.created_at,
+                    evidence=sorted(about.get((repository.name, row.digest), ())) if evidence else None,
                 )
             )
         return VersionPage(items=items, next=str(rows[-1].number) if len(rows) == limit else None)
