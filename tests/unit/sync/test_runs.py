@@ -102,6 +102,22 @@ async def test_what_was_denied_stays_here(lab: Lab) -> None:
     assert (await lab.hub.tags("lab/net")).items[0] == "1.1.0"
 
 
+async def taken_back(lab: Lab, digest: str) -> None:
+    """lab/net:1.0.0 was at the registry `mirror`, and was withdrawn from there."""
+    async with lab.database.transaction() as conn:
+        await record.published(
+            conn,
+            repository="lab/net",
+            digest=digest,
+            tag="1.0.0",
+            registry="mirror",
+            target_repository="lab/net",
+            now=lab.now,
+        )
+        for placement, _ in await placing.placed_at(conn, registry="mirror", repository="lab/net", digest=digest):
+            await placing.settle(conn, placement, state="withdrawn", now=lab.now, error="The gate denies it.")
+
+
 async def test_what_the_gate_took_back_does_not_return_from_elsewhere(lab: Lab) -> None:
     await lab.project("lab")
     roots = {}
@@ -109,18 +125,7 @@ async def test_what_the_gate_took_back_does_not_return_from_elsewhere(lab: Lab) 
         roots[tag] = await push_image(lab.hub, "lab/net", tag, layers=[tag.encode()])
         assert await push_image(lab.depot, "lab/net", tag, layers=[tag.encode()]) == roots[tag]
     bad = roots["1.0.0"]
-    async with lab.database.transaction() as conn:
-        await record.published(
-            conn,
-            repository="lab/net",
-            digest=bad,
-            tag="1.0.0",
-            registry="mirror",
-            target_repository="lab/net",
-            now=lab.now,
-        )
-        for placement, _ in await placing.placed_at(conn, registry="mirror", repository="lab/net", digest=bad):
-            await placing.settle(conn, placement, state="withdrawn", now=lab.now, error="The gate denies it.")
+    await taken_back(lab, bad)
     await lab.decide("lab/net", bad, "revoked")
     rule = await lab.rule("over", "hub", "mirror")
     _, items = await carry_out(lab, rule)
@@ -136,18 +141,7 @@ async def test_what_the_gate_took_back_and_denies_again_after_the_plan_does_not_
     await lab.project("lab")
     bad = await push_image(lab.hub, "lab/net", "1.0.0", layers=[b"bytes"])
     assert await push_image(lab.depot, "lab/net", "1.0.0", layers=[b"bytes"]) == bad
-    async with lab.database.transaction() as conn:
-        await record.published(
-            conn,
-            repository="lab/net",
-            digest=bad,
-            tag="1.0.0",
-            registry="mirror",
-            target_repository="lab/net",
-            now=lab.now,
-        )
-        for placement, _ in await placing.placed_at(conn, registry="mirror", repository="lab/net", digest=bad):
-            await placing.settle(conn, placement, state="withdrawn", now=lab.now, error="The gate denies it.")
+    await taken_back(lab, bad)
     await lab.decide("lab/net", bad, "approved")
     asked: list[str] = []
 
