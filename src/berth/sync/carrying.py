@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from berth.adapters.registries.contract import LARGE_BYTES, Registry, Telling
+from berth.errors import DigestInvalid
 from berth.oci.descriptor import Descriptor
 from berth.sync.flow import Flow, Journal, Progress, go_on
 from berth.sync.large import LargeBlob, bytes_of
@@ -99,6 +100,18 @@ class Carrier:
 
     async def _bring_over(self, blob: Descriptor) -> int:
         """Send it; how many bytes went, of a large one also those of broken tries."""
+        try:
+            return await self._send_any(blob)
+        except DigestInvalid as error:
+            if "status" in error.detail:
+                raise  # the target says so; here the bytes were right
+            raise DigestInvalid(
+                f"The source gives other bytes than {blob.digest} ({blob.size} bytes); nothing of them was kept.",
+                hint="What it stores is damaged, or something on the way is. Push the version there again.",
+                detail=error.detail,
+            ) from error
+
+    async def _send_any(self, blob: Descriptor) -> int:
         if blob.size < LARGE_BYTES:
             return await self._try(lambda: self._send(blob))
         large = LargeBlob(
