@@ -26,7 +26,6 @@ from berth.errors import BerthError, Conflict, NameUnknown
 from berth.oci.version import from_tag, to_tag
 from berth.wire.auth import ANONYMOUS, Credential
 from berth.wire.client import RegistryClient
-from berth.wire.parallel import each
 from berth.wire.plan import Item, Listed, in_scope, plan
 from berth.wire.transfer import Progress
 
@@ -177,12 +176,14 @@ class LocalSync:
     async def _with_evidence(self, place: Place, ours: Sequence[Listed], theirs: Sequence[Listed]) -> list[Listed]:
         """What the place holds of our signatures and reports, where it holds the version."""
         about = {(listed.repository, listed.tag, listed.digest): listed.evidence for listed in ours}
-
-        async def look(held: Listed) -> Listed:
-            wanted = about.get((held.repository, held.tag, held.digest), frozenset())
-            return replace(held, evidence=await place.holds(held.repository, wanted)) if wanted else held
-
-        return await each(theirs, look)
+        wanted: dict[str, set[str]] = {}
+        for held in theirs:
+            pieces = about.get((held.repository, held.tag, held.digest))
+            if pieces:
+                wanted.setdefault(held.repository, set()).update(pieces)
+        # Once a repository: versions may share evidence, and a folder is read to answer.
+        there = {repository: await place.holds(repository, pieces) for repository, pieces in wanted.items()}
+        return [replace(held, evidence=there.get(held.repository, frozenset())) for held in theirs]
 
     async def _bring(self, place: Place, source: RegistryClient, outcomes: list[Outcome]) -> None:
         broken: set[str] = set()
