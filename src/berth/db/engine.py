@@ -48,8 +48,9 @@ class Database:
         target = parse_url(url)
         own = target.query.get("options")
         options = " ".join([*([own] if isinstance(own, str) else []), f"-c statement_timeout={statement_timeout_ms}"])
+        url_of_driver = target.set(drivername=DRIVER)
         self._opening = _Opening(
-            target.set(drivername=DRIVER),
+            url_of_driver,
             options=options,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             application_name=name,
@@ -59,7 +60,7 @@ class Database:
             keepalives_count=3,
         )
         self._engine: AsyncEngine = create_async_engine(
-            target.set(drivername=DRIVER),
+            url_of_driver,
             async_creator=self._opening,
             pool_size=pool_size,
             max_overflow=0,

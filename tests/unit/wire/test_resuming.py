@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -343,18 +343,22 @@ async def test_the_fewest_bytes_that_a_registry_takes_in_a_chunk_are_kept() -> N
     assert (store.blob, ranges(peer)) == (CONTENT, ["0-4999", "5000-9999", "10000-10239"])
 
 
-@pytest.mark.parametrize("chunk_bytes", [None, STEP])
-async def test_an_upload_that_is_cancelled_and_that_nobody_remembers_ends_its_session(chunk_bytes: int | None) -> None:
-    reached = asyncio.Event()
+def silent_at(store: Store, *methods: str, reached: asyncio.Event) -> Callable[[Asked], Awaitable[Answer]]:
+    """The store, which never answers these methods."""
 
-    async def slow(asked: Asked) -> Answer:
-        if asked.method in ("PUT", "PATCH"):
+    async def answer(asked: Asked) -> Answer:
+        if asked.method in methods:
             reached.set()
             await asyncio.Event().wait()
         return store(asked)
 
-    store = Store()
-    async with running(slow) as peer, client_of(peer) as client:
+    return answer
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, STEP])
+async def test_an_upload_that_is_cancelled_and_that_nobody_remembers_ends_its_session(chunk_bytes: int | None) -> None:
+    store, reached = Store(), asyncio.Event()
+    async with running(silent_at(store, "PUT", "PATCH", reached=reached)) as peer, client_of(peer) as client:
         upload = Upload(DIGEST, len(CONTENT), Source().at, chunk_bytes=chunk_bytes, absent=True)
         sending = asyncio.create_task(uploads.put(client, "ml/demo", upload))
         await reached.wait()
@@ -367,16 +371,8 @@ async def test_an_upload_that_is_cancelled_and_that_nobody_remembers_ends_its_se
 
 async def test_a_registry_that_says_nothing_does_not_keep_a_cancelled_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "ABANDON_SECONDS", 0.05)
-    reached = asyncio.Event()
-
-    async def silent(asked: Asked) -> Answer:
-        if asked.method in ("PUT", "DELETE"):
-            reached.set()
-            await asyncio.Event().wait()
-        return store(asked)
-
-    store = Store()
-    async with running(silent) as peer, client_of(peer) as client:
+    store, reached = Store(), asyncio.Event()
+    async with running(silent_at(store, "PUT", "DELETE", reached=reached)) as peer, client_of(peer) as client:
         upload = Upload(DIGEST, len(CONTENT), Source().at, absent=True)
         sending = asyncio.create_task(uploads.put(client, "ml/demo", upload))
         await reached.wait()
