@@ -60,6 +60,7 @@ class Carrier:
         self.progress = progress
         self.copied = Copied("")
         self._same_place = source is target
+        self._telling = target if isinstance(target, Telling) else None
 
     async def bring_all(self, blobs: Sequence[Descriptor]) -> None:
         """Have each of them at the target, a few at once."""
@@ -77,7 +78,7 @@ class Carrier:
         digest, repository = blob.digest, self.target_repository
         sent = 0
         # Of a large blob the end of a broken upload may be all that is missing: that is another way in.
-        tells = isinstance(self.target, Telling) and self.target.tells_on_upload and 0 < blob.size < LARGE_BYTES
+        tells = self._telling is not None and self._telling.tells_on_upload and 0 < blob.size < LARGE_BYTES
         if not tells and await self._try(lambda: self.target.blob_size(repository, digest)) is not None:
             self.copied.blobs_present += 1
         elif await self._mounted(digest):

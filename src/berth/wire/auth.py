@@ -104,6 +104,8 @@ class Authenticator:
             return f"Bearer {self._credential.token}"
         if self._basic:
             return self._credential.basic()
+        if not self._tokens:
+            return None
         wanted = scope_set(scopes)
         fitting = [t for t in self._tokens.values() if wanted <= t.scopes]
         for token in reversed(fitting):

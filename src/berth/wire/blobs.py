@@ -16,7 +16,6 @@ from berth.wire.client import RegistryClient
 from berth.wire.hashing import RunningDigest
 from berth.wire.messages import Answer
 
-CHUNK_BYTES = 1024 * 1024
 PROGRESS_BYTES = 64 * 1024
 
 
@@ -96,7 +95,7 @@ async def stream(
                         f"{client.host} announces {announced} bytes for {digest}; it has {total}.",
                         detail={"digest": digest},
                     )
-                async for received in _pieces(response):
+                async for received in response.raw():
                     chunk = received[skip:]
                     skip = max(0, skip - len(received))
                     if not chunk:
@@ -141,25 +140,6 @@ async def delete(client: RegistryClient, repository: str, digest: str) -> bool:
         "DELETE", client.url(repository, "blobs", digest), expect=(200, 202, 404), scopes=delete_scope(repository)
     ) as response:
         return response.status != 404
-
-
-async def _pieces(response: Answer) -> AsyncIterator[bytes]:
-    """The body in pieces of about CHUNK_BYTES; what had arrived before a connection broke is handed out first."""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in response.raw():
-            parts.append(part)
-            size += len(part)
-            if size >= CHUNK_BYTES:
-                yield b"".join(parts)
-                parts, size = [], 0
-    except httpx.TransportError:
-        if parts:
-            yield b"".join(parts)
-        raise
-    if parts:
-        yield b"".join(parts)
 
 
 def _shape(response: Answer, position: int) -> tuple[int, int | None]:

@@ -1,7 +1,8 @@
 """How do bytes go through one connection? As few copies as Python allows, and never waiting for ever.
 
-A plain connection is read into the caller's buffer and written from the caller's bytes, without asyncio's own buffers
-between; a TLS connection goes through asyncio's TLS. Neither side may stand still for longer than a stall time-out.
+What is received is the very bytes object that the kernel filled, and what is sent goes out of the caller's, without
+asyncio's own buffers between; a TLS connection goes through asyncio's TLS. Neither side may stand still for longer than
+a stall time-out.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ Data = bytes | bytearray | memoryview
 class Stream(Protocol):
     """One open connection. A peer that stands still raises TimeoutError, a broken connection OSError."""
 
-    async def receive_into(self, buffer: memoryview, *, patient: bool = False) -> int:
-        """At least one byte into `buffer`; how many, 0 when the peer has ended. `patient`: waits without end."""
+    async def receive(self, most: int, *, patient: bool = False) -> bytes:
+        """What has come, 1 to `most` bytes of it; empty when the peer has ended. `patient`: waits without end."""
         ...
 
     async def send(self, data: Data) -> None:
@@ -48,42 +49,44 @@ class PlainStream:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
+        # A loop that doesn't know a socket object yet puts all about it into an error first, and throws that away.
+        self._number = connection.fileno()
         self._stall = stall
         self._loop = asyncio.get_running_loop()
-        # Who waits for bytes, where they go, and when that is too long.
-        self._reader: asyncio.Future[int] | None = None
-        self._buffer: memoryview | None = None
+        # Who waits for bytes, how many they take, and when that is too long.
+        self._reader: asyncio.Future[bytes] | None = None
+        self._most = 0
         self._until: float | None = None
         self._looked_at = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def receive_into(self, buffer: memoryview, *, patient: bool = False) -> int:
+    async def receive(self, most: int, *, patient: bool = False) -> bytes:
         try:
-            return self._socket.recv_into(buffer)
+            return self._socket.recv(most)
         except (BlockingIOError, InterruptedError):
             pass
-        reader = self._reader = self._loop.create_future()
-        self._buffer = buffer
+        reader: asyncio.Future[bytes] = self._loop.create_future()
+        self._reader, self._most = reader, most
         if not self._looked_at:
-            self._loop.add_reader(self._socket, self._readable)
+            self._loop.add_reader(self._number, self._readable)
             self._looked_at = True
         if not patient:
             self._until = self._loop.time() + self._stall
             if self._timer is None:
                 self._timer = self._loop.call_at(self._until, self._late)
         try:
-            return int(await reader)
+            return await reader
         finally:
-            # Nothing is written into the buffer of somebody who has gone.
-            self._reader = self._buffer = self._until = None
+            # Nothing is read for somebody who has gone.
+            self._reader = self._until = None
 
     def _readable(self) -> None:
-        reader, buffer = self._reader, self._buffer
-        if reader is None or buffer is None or reader.done():
+        reader = self._reader
+        if reader is None or reader.done():
             self._look_away()
             return
         try:
-            reader.set_result(self._socket.recv_into(buffer))
+            reader.set_result(self._socket.recv(self._most))
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
@@ -101,7 +104,7 @@ class PlainStream:
     def _look_away(self) -> None:
         if self._looked_at:
             self._looked_at = False
-            self._loop.remove_reader(self._socket)
+            self._loop.remove_reader(self._number)
 
     async def send(self, data: Data) -> None:
         rest = memoryview(data)
@@ -114,11 +117,13 @@ class PlainStream:
 
     async def _writable(self) -> None:
         ready = self._loop.create_future()
-        self._loop.add_writer(self._socket, _wake, ready)
+        self._loop.add_writer(self._number, _wake, ready)
         try:
             await ready
         finally:
-            self._loop.remove_writer(self._socket)
+            # Once it is closed, the number may be another connection's.
+            if self._socket.fileno() >= 0:
+                self._loop.remove_writer(self._number)
 
     def is_quiet(self) -> bool:
         try:
@@ -137,7 +142,7 @@ class PlainStream:
             self._reader.set_exception(ConnectionAbortedError("the connection was closed on this side"))
         if self._socket.fileno() >= 0:
             self._look_away()
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._number)
             self._socket.close()
 
 
@@ -147,7 +152,7 @@ class TlsStream(asyncio.Protocol):
     def __init__(self, *, stall: float) -> None:
         self._stall = stall
         self._loop = asyncio.get_running_loop()
-        self._parts: deque[memoryview] = deque()
+        self._parts: deque[bytes] = deque()
         self._held = 0
         self._ended = False
         self._failure: Exception | None = None
@@ -163,7 +168,7 @@ class TlsStream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._parts.append(memoryview(data))
+        self._parts.append(data)
         self._held += len(data)
         if self._held >= _HELD_BYTES and self._transport is not None:
             self._transport.pause_reading()
@@ -188,7 +193,7 @@ class TlsStream(asyncio.Protocol):
 
     # -- Stream
 
-    async def receive_into(self, buffer: memoryview, *, patient: bool = False) -> int:
+    async def receive(self, most: int, *, patient: bool = False) -> bytes:
         while not self._parts and not self._ended:
             self._reader = self._loop.create_future()
             async with asyncio.timeout(None if patient else self._stall):
@@ -196,19 +201,16 @@ class TlsStream(asyncio.Protocol):
         if not self._parts:
             if self._failure is not None:
                 raise ConnectionError(str(self._failure))
-            return 0
-        count = 0
-        while self._parts and count < len(buffer):
-            part = self._parts.popleft()
-            taken = min(len(part), len(buffer) - count)
-            buffer[count : count + taken] = part[:taken]
-            count += taken
-            if taken < len(part):
-                self._parts.appendleft(part[taken:])
-        if self._held >= _HELD_BYTES > self._held - count and self._transport is not None and not self._ended:
+            return b""
+        part = self._parts.popleft()
+        if len(part) > most:
+            part, rest = part[:most], part[most:]
+            self._parts.appendleft(rest)
+        left = self._held - len(part)
+        if self._held >= _HELD_BYTES > left and self._transport is not None and not self._ended:
             self._transport.resume_reading()
-        self._held -= count
-        return count
+        self._held = left
+        return part
 
     async def send(self, data: Data) -> None:
         if self._ended or self._transport is None:

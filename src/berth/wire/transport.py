@@ -1,7 +1,7 @@
 """How is one HTTP request carried out? HTTP/1.1 over kept connections, made for bodies of many gigabytes (RFC 9112).
 
-httptools parses; bodies with a length go past it, from the socket into one buffer and out. An answer that comes before
-the request's body was sent ends the sending: that is how a registry refuses what it has no room for.
+httptools parses; bodies with a length go past it, and what the kernel gives is handed on as it is. An answer that comes
+before the request's body was sent ends the sending: that is how a registry refuses what it has no room for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from berth.wire.messages import Answer, Headers
 from berth.wire.streams import PlainStream, Stream, secured
 from berth.wire.urls import Url
 
-BLOCK_BYTES: Final = 1024 * 1024
+# What is read at once, at most, and what a reader is given at least, before the end: each piece costs it some work.
+_READ_BYTES: Final = 1024 * 1024
+_PIECE_BYTES: Final = 256 * 1024
 # A body that brings less than this in a whole stall time-out is taken for one that stands still.
 LEAST_BYTES: Final = 16 * 1024
 STALL_SECONDS: Final = 60.0
@@ -29,7 +31,7 @@ IDLE_SECONDS: Final = 15.0
 _CHECKED_PER_SECOND: Final = 50_000_000
 # An answer that waits in the socket of a peer that has hung up is there at once or never.
 _LAST_WORDS_SECONDS: Final = 2.0
-# What has come of a slow body is handed out after so long, be it a full block or not.
+# What has come of a slow body is handed out after so long, be it much or not.
 _PATIENCE_SECONDS: Final = 0.25
 _HEAD_BYTES: Final = 64 * 1024
 # Requests of these carry a length, be it 0 (RFC 9110 section 8.6).
@@ -162,6 +164,10 @@ class _Head:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise httpx.RemoteProtocolError(f"the answer is not HTTP: {error}") from error
 
+    @property
+    def is_chunked(self) -> bool:
+        return self.value(b"transfer-encoding") == b"chunked"
+
     def value(self, name: bytes) -> bytes:
         return b", ".join(value for key, value in self.headers if key.lower() == name).strip().lower()
 
@@ -177,7 +183,6 @@ class _Connection:
         self._stall = stall
         self._pace = _Pace(stall)
         self._clock = asyncio.get_running_loop().time
-        self._block: bytearray | None = None
 
     def close(self) -> None:
         self.stream.close()
@@ -250,17 +255,16 @@ class _Connection:
             raise httpx.LocalProtocolError(f"the body ended after {sent} of {length} bytes")
 
     async def _answer(self, *, patient: bool = False) -> _Head:
-        buffer = memoryview(bytearray(_HEAD_BYTES))
         data = self.rest
         self.rest = b""
         while True:
             while (end := data.find(b"\r\n\r\n")) < 0:
                 if len(data) > _HEAD_BYTES:
                     raise httpx.RemoteProtocolError("the head of the answer has no end")
-                count = await self.receive(buffer, patient=patient)
-                if count == 0:
+                came = await self._receive(_HEAD_BYTES, patient=patient)
+                if not came:
                     raise httpx.RemoteProtocolError("the peer ended the connection without an answer")
-                data += buffer[:count]
+                data += came
             head = _Head()
             head.feed(data[: end + 4])
             data = data[end + 4 :]
@@ -271,50 +275,60 @@ class _Connection:
         self.rest = data
         return head
 
-    async def receive(self, buffer: memoryview, *, patient: bool = False) -> int:
+    async def _receive(self, most: int, *, patient: bool = False) -> bytes:
         since = self._clock()
         try:
-            count = await self.stream.receive_into(buffer, patient=patient)
+            came = await self.stream.receive(most, patient=patient)
         except TimeoutError as error:
             raise httpx.ReadTimeout("the peer stands still") from error
         except OSError as error:
             raise httpx.ReadError(str(error) or type(error).__name__) from error
-        self._pace.note(count, waited=self._clock() - since)
-        return count
+        self._pace.note(len(came), waited=self._clock() - since)
+        return came
 
-    async def body(self, length: int) -> AsyncIterator[bytes]:
-        """So many bytes, in blocks; what had come before the connection broke is handed out first."""
-        if self._block is None or len(self._block) < min(length, BLOCK_BYTES):
-            self._block = bytearray(min(length, BLOCK_BYTES))
-        view = memoryview(self._block)
-        left = length
-        held = min(len(self.rest), length)
-        view[:held] = self.rest[:held]
-        # More than was announced is nobody's; the connection is not used again then.
-        self.rest = self.rest[held:]
+    async def body(self, head: _Head, length: int | None) -> AsyncIterator[bytes]:
+        """The body, in pieces that are worth the work; what had come before the connection broke is handed out first.
+
+        Args:
+            length: bytes; None when the chunked coding or the connection's end tells (RFC 9112 section 6.3).
+        """
+        if length is not None:
+            coming = self._counted(length)
+        else:
+            coming = self._chunks(head) if head.is_chunked else self._until_closed()
+        parts: list[bytes] = []
+        held = 0
         since = self._clock()
-        while left:
-            size = min(left, len(view))
-            if held >= size or (held and self._clock() - since > _PATIENCE_SECONDS):
-                yield bytes(view[:held])
-                left -= held
-                held = 0
-                since = self._clock()
-                continue
-            try:
-                count = await self.receive(view[held:size])
-                if count == 0:
-                    missing = left - held
-                    raise httpx.RemoteProtocolError(f"the peer ended {missing} bytes before the {length} it announced")
-            except httpx.TransportError:
-                if held:
-                    yield bytes(view[:held])
-                raise
-            held += count
+        try:
+            async for part in coming:
+                parts.append(part)
+                held += len(part)
+                if held >= _PIECE_BYTES or self._clock() - since > _PATIENCE_SECONDS:
+                    # One part is not copied. Of a fast peer most are large enough by themselves.
+                    yield parts[0] if len(parts) == 1 else b"".join(parts)
+                    parts, held, since = [], 0, self._clock()
+        except httpx.TransportError:
+            if parts:
+                yield b"".join(parts)
+            raise
+        if parts:
+            yield b"".join(parts)
 
-    async def chunks(self, head: _Head) -> AsyncIterator[bytes]:
+    async def _counted(self, length: int) -> AsyncIterator[bytes]:
+        # More than was announced is nobody's; the connection is not used again then.
+        first, self.rest = self.rest[:length], self.rest[length:]
+        if first:
+            yield first
+        left = length - len(first)
+        while left:
+            came = await self._receive(min(left, _READ_BYTES))
+            if not came:
+                raise httpx.RemoteProtocolError(f"the peer ended {left} bytes before the {length} it announced")
+            left -= len(came)
+            yield came
+
+    async def _chunks(self, head: _Head) -> AsyncIterator[bytes]:
         """A body in the chunked coding."""
-        buffer = memoryview(bytearray(_HEAD_BYTES * 4))
         head.feed(self.rest)
         self.rest = b""
         while True:
@@ -323,19 +337,18 @@ class _Connection:
                 yield b"".join(pieces)
             if head.ended:
                 return
-            count = await self.receive(buffer)
-            if count == 0:
+            came = await self._receive(_PIECE_BYTES)
+            if not came:
                 raise httpx.RemoteProtocolError("the peer ended the connection in the middle of its answer")
-            head.feed(buffer[:count])
+            head.feed(came)
 
-    async def until_closed(self) -> AsyncIterator[bytes]:
+    async def _until_closed(self) -> AsyncIterator[bytes]:
         """A body that ends with its connection."""
-        buffer = memoryview(bytearray(_HEAD_BYTES * 4))
         if self.rest:
             yield self.rest
             self.rest = b""
-        while count := await self.receive(buffer):
-            yield bytes(buffer[:count])
+        while came := await self._receive(_PIECE_BYTES):
+            yield came
 
 
 class _Pace:
@@ -373,7 +386,6 @@ class _Body:
         self._connection: _Connection | None = connection
         self._head = head
         self._length = _length(head, method)
-        self._chunked = self._length is None and head.value(b"transfer-encoding") == b"chunked"
         self.is_empty = self._length == 0
         self._whole = self.is_empty
 
@@ -381,12 +393,8 @@ class _Body:
         connection = self._connection
         if connection is None:
             return
-        if self._length is not None:
-            pieces = connection.body(self._length)
-        else:
-            pieces = connection.chunks(self._head) if self._chunked else connection.until_closed()
         left = self._length
-        async for piece in pieces:
+        async for piece in connection.body(self._head, left):
             if left is not None:
                 left -= len(piece)
                 # Readers that know how much there is do not ask whether there is more.
@@ -398,7 +406,7 @@ class _Body:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        framed = self._length is not None or self._chunked
+        framed = self._length is not None or self._head.is_chunked
         if self._whole and framed and self._head.keeps and not connection.broken and not connection.rest:
             self._connections.give_back(self._place, connection)
         else:

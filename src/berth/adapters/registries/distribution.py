@@ -221,20 +221,22 @@ class DistributionRegistry:
         name = self.names.outward(repository)
         absent = self._absent.pop((name, digest), self) is None
         asked = self._chunk_bytes()
-        step = asked or self._step(size, chunks.burst) if isinstance(chunks, Resumable) else None
-        if isinstance(chunks, Resumable) and step is not None:
+        # Asked once: against a protocol that costs as much as a request's head.
+        resumable = chunks if isinstance(chunks, Resumable) else None
+        step = asked or self._step(size, resumable.burst) if resumable is not None else None
+        if resumable is not None and step is not None:
             upload = Upload(
                 digest,
                 size,
-                chunks.at,
+                resumable.at,
                 chunk_bytes=step,
-                sent=chunks.passed,
+                sent=resumable.passed,
                 absent=absent,
-                keeper=chunks,
+                keeper=resumable,
                 or_whole=asked is None,
             )
         else:
-            source = _Chunks(aiter(chunks) if isinstance(chunks, Resumable) else chunks)
+            source = _Chunks(chunks if resumable is None else aiter(resumable))
             upload = Upload(
                 digest,
                 size,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from berth.errors import NameInvalid, TooLarge
 from berth.oci import media_types as types
@@ -63,23 +64,7 @@ class Names:
 
     def outward(self, repository: str) -> str:
         """The name there of `project/name`. Raises NameInvalid when it cannot have one."""
-        model = references.ModelName.parse(repository)
-        own = f"{model.project}{JOINT}{model.name}" if self.flat else f"{model.project}/{model.name}"
-        name = f"{self.prefix}/{own}" if self.prefix else own
-        rules = self.rules
-        count = name.count("/") + 1
-        fewest, most = rules.parts
-        if count < fewest or (most is not None and count > most):
-            raise NameInvalid(
-                f"{name} has {count} components; {rules.kind} takes {_span(fewest, most)}.",
-                hint="Change the option prefix, or set flat to true: project and model become one component.",
-            )
-        if len(name) > rules.length:
-            raise NameInvalid(f"{name[:80]}… has {len(name)} characters; {rules.kind} takes {rules.length}.")
-        if rules.shape is not None and rules.shape.fullmatch(name) is None:
-            raise NameInvalid(f"{name} is not a name for {rules.kind}.", hint=rules.shape_hint)
-        references.check_repository(name)
-        return name
+        return _outward(self, repository)
 
     def inward(self, name: str) -> str | None:
         """The `project/name` that is called `name` there; None for a repository that is none of ours."""
@@ -96,6 +81,28 @@ class Names:
             return repository if self.outward(repository) == name else None
         except NameInvalid:
             return None
+
+
+# Each request of a sync asks for the same few names.
+@lru_cache(maxsize=1024)
+def _outward(names: Names, repository: str) -> str:
+    model = references.ModelName.parse(repository)
+    own = f"{model.project}{JOINT}{model.name}" if names.flat else f"{model.project}/{model.name}"
+    name = f"{names.prefix}/{own}" if names.prefix else own
+    rules = names.rules
+    count = name.count("/") + 1
+    fewest, most = rules.parts
+    if count < fewest or (most is not None and count > most):
+        raise NameInvalid(
+            f"{name} has {count} components; {rules.kind} takes {_span(fewest, most)}.",
+            hint="Change the option prefix, or set flat to true: project and model become one component.",
+        )
+    if len(name) > rules.length:
+        raise NameInvalid(f"{name[:80]}… has {len(name)} characters; {rules.kind} takes {rules.length}.")
+    if rules.shape is not None and rules.shape.fullmatch(name) is None:
+        raise NameInvalid(f"{name} is not a name for {rules.kind}.", hint=rules.shape_hint)
+    references.check_repository(name)
+    return name
 
 
 @dataclass(frozen=True)
