@@ -73,6 +73,7 @@ async def copy_version(
 
     Raises:
         Conflict: the target has other bytes under `tag`; nothing was changed there. Cancelled: asked to stop.
+        HeldBack: the journal let it have no name; its content may be there.
         NameInvalid, TooLarge: the target takes no such name or size; nothing was sent.
         ManifestUnknown, BlobUnknown: the source lacks something. IntegrityError: bytes do not match their digest.
         RemoteError, Unavailable, TooManyRequests: either side failed, also when tried again.
@@ -153,6 +154,7 @@ class _Copy:
             await self._put_all([node for node in missing if node is not root])
         if tag is not None:
             await go_on(self.journal)
+            await self.journal.naming()
             await self._put(root, tag) if root is not None else await self._name(tag, digest)
             await self._verify(tag, digest)
             self.copied.tagged = True

@@ -28,6 +28,10 @@ class Cancelled(Conflict):
     code = "cancelled"
 
 
+class HeldBack(Cancelled):
+    """A version must not have its name at the target after all; the rest of the run goes on."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Bounds of one copy or of all copies of one run.
@@ -58,6 +62,10 @@ class Journal(Protocol):
         """A blob is whole at the target; `sent` bytes moved for it, 0 when it was there or could be mounted."""
         ...
 
+    async def naming(self) -> None:
+        """The version is whole at the target, and gets its name now. Raises HeldBack where it must not have it."""
+        ...
+
     async def unfinished(self, repository: str, digest: str) -> str | None:
         """The session of an upload that broke, when an earlier try left one at the target."""
         ...
@@ -77,6 +85,9 @@ class NoJournal:
         return None
 
     async def whole(self, digest: str, *, size: int, sent: int) -> None:
+        return None
+
+    async def naming(self) -> None:
         return None
 
     async def unfinished(self, repository: str, digest: str) -> str | None:

@@ -137,6 +137,7 @@ class _Whole:
             await daemon.load(repository, tag, image, read=read)
             return sent
 
+        await self.journal.naming()
         copied.bytes_sent = await again(load, flow=self.flow)
         layers = {layer.digest: layer for layer in image.layers}
         copied.blobs_sent = len(layers)

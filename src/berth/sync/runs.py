@@ -22,7 +22,7 @@ from berth.db.sealing import Sealer
 from berth.errors import BerthError, Conflict
 from berth.sync.confirmed import queries as confirmed
 from berth.sync.depot import DepotRegistry
-from berth.sync.flow import Cancelled, Flow
+from berth.sync.flow import Cancelled, Flow, HeldBack
 from berth.sync.images import bring, holds_version
 from berth.sync.journal import queries
 from berth.sync.journal.queries import ItemRow
@@ -202,6 +202,8 @@ class _Run(Underway):
                 await self._prune(source, target, item)
             else:
                 await self._copy(source, target, item, tags)
+        except HeldBack as held:
+            await self.settle(item, "cancelled", held.message)
         except Cancelled:
             raise
         except Conflict as error:
@@ -225,7 +227,9 @@ class _Run(Underway):
             digest,
             item.tag,
             flow=self._flow,
-            journal=ItemJournal(self, item.id, uploads=self._uploads),
+            journal=ItemJournal(
+                self, item.id, uploads=self._uploads, kept_here=lambda: self._kept_here(source, target, item)
+            ),
             known_tags=tags,
         )
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from berth.db.engine import Database
 from berth.errors import BerthError, Unavailable
-from berth.sync.flow import Cancelled, lasting
+from berth.sync.flow import Cancelled, HeldBack, lasting
 from berth.sync.journal import queries
 from berth.sync.journal.queries import ItemRow, Run
 from berth.sync.resuming.kept import KeptUploads
@@ -114,12 +114,24 @@ class Underway:
 
 
 class ItemJournal:
-    """The journal of one item (sync/flow.py)."""
+    """The journal of one item (sync/flow.py).
 
-    def __init__(self, run: Underway, item_id: int, *, uploads: KeptUploads | None = None) -> None:
+    Args:
+        kept_here: asked before the version gets its name; why it must not have one, None when it may.
+    """
+
+    def __init__(
+        self,
+        run: Underway,
+        item_id: int,
+        *,
+        uploads: KeptUploads | None = None,
+        kept_here: Callable[[], Awaitable[str | None]] | None = None,
+    ) -> None:
         self._run = run
         self._item_id = item_id
         self._uploads = uploads
+        self._kept_here = kept_here
 
     async def wanted(self) -> bool:
         return not self._run.stopped
@@ -129,6 +141,10 @@ class ItemJournal:
 
     async def whole(self, digest: str, *, size: int, sent: int) -> None:
         await self._run.sent(self._item_id, sent)
+
+    async def naming(self) -> None:
+        if self._kept_here is not None and (why := await self._kept_here()) is not None:
+            raise HeldBack(why)
 
     async def unfinished(self, repository: str, digest: str) -> str | None:
         return None if self._uploads is None else await self._uploads.find(repository, digest)

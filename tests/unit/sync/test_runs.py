@@ -11,6 +11,7 @@ from berth.adapters.registries.contract import Registry
 from berth.db.engine import Database
 from berth.errors import Conflict, RemoteError, Unavailable
 from berth.jobs import run_sync, schedule_sync
+from berth.oci import digest as digests
 from berth.sync import runs
 from berth.sync.journal import queries
 from berth.sync.journal.queries import ItemRow, Run
@@ -156,6 +157,29 @@ async def test_what_the_gate_took_back_and_denies_again_after_the_plan_does_not_
     _, items = await carry_out(lab, await lab.rule("over", "hub", "mirror", model="net"))
     assert outcome(items) == {"1.0.0": ("copy", "cancelled")}
     assert (await lab.mirror.tags("lab/net")).items == []
+
+
+async def test_what_the_gate_denies_while_it_is_copied_elsewhere_gets_no_name(lab: Lab) -> None:
+    await lab.project("lab")
+    bad = await push_image(lab.hub, "lab/net", "1.0.0", layers=[b"bytes"])
+    assert await push_image(lab.depot, "lab/net", "1.0.0", layers=[b"bytes"]) == bad
+    good = await push_image(lab.hub, "lab/net", "1.1.0", layers=[b"others"])
+    await taken_back(lab, bad)
+    await lab.decide("lab/net", bad, "approved")
+    moving = digests.of_bytes(b"bytes")
+
+    class Deciding(Faulty):
+        async def push_blob(self, repository: str, digest: str, **more: Any) -> None:
+            if digest == moving:
+                await lab.decide("lab/net", bad, "revoked")
+            await super().push_blob(repository, digest, **more)
+
+    lab.faults["mirror"] = Deciding(lab.mirror)
+    _, items = await carry_out(lab, await lab.rule("over", "hub", "mirror", model="net"))
+    assert outcome(items) == {"1.0.0": ("copy", "cancelled"), "1.1.0": ("copy", "done")}
+    assert {item.tag: item.error for item in items}["1.0.0"] == "The gate denies it, and took it back from mirror."
+    assert (await lab.mirror.tags("lab/net")).items == ["1.1.0"]
+    assert (await lab.mirror.stat("lab/net", "1.1.0")).digest == good  # type: ignore[union-attr]
 
 
 async def test_what_is_denied_after_the_plan_is_not_copied(lab: Lab) -> None:
