@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from berth.cli.output import Column, Format, Output, OutputOption, YesOption, confirm, counted
+from berth.cli.sizes import size
 from berth.client import Berth
 from berth.errors import InvalidInput
 
@@ -59,7 +60,13 @@ def set_(
     description: Annotated[str | None, typer.Option("--description", help="What it is for.")] = None,
     home: Annotated[str | None, typer.Option("--home", help="Registry that published versions live in.")] = None,
     bandwidth: Annotated[
-        int | None, typer.Option("--bandwidth", min=0, help="Bytes per second to the home at most; 0 = no limit.")
+        int | None,
+        typer.Option(
+            "--bandwidth",
+            metavar="SIZE",
+            parser=size(),
+            help="Bytes per second to the home, e.g. 20MB; 0 = no limit.",
+        ),
     ] = None,
     parallel: Annotated[
         int | None, typer.Option("--parallel", min=1, help="Blobs that move to the home at once.")
@@ -68,7 +75,7 @@ def set_(
 ) -> None:
     """Change a project's policy, description, home or the limits of the copy there. A new policy counts at once.
 
-    Example: berth project set vision --home harbor --bandwidth 20000000 --parallel 4
+    Example: berth project set vision --home harbor --bandwidth 20MB --parallel 4
     """
     given: dict[str, Any] = {"policy": policy, "description": description, "home": home}
     changes = {key: value for key, value in given.items() if value is not None}

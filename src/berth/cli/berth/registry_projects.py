@@ -9,6 +9,7 @@ import typer
 
 from berth.cli.berth.registry_care import Name, Project, Timeout, Wait, until
 from berth.cli.output import Column, Format, Output, OutputOption, YesOption, confirm
+from berth.cli.sizes import size
 from berth.client import Berth
 from berth.client.session import Json
 from berth.errors import RemoteError
@@ -46,7 +47,12 @@ def project_set(
     cosign_trust: Annotated[
         bool | None, typer.Option("--cosign/--no-cosign", help="Refuse pulls without a cosign signature.")
     ] = None,
-    storage: Annotated[int | None, typer.Option("--storage", min=-1, help="Bytes at most; -1 = no limit.")] = None,
+    storage: Annotated[
+        int | None,
+        typer.Option(
+            "--storage", metavar="SIZE", parser=size(none=-1), help="Bytes at most, e.g. 50GB; -1 = no limit."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     output: OutputOption = Format.text,
 ) -> None:

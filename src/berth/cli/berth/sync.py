@@ -8,6 +8,7 @@ import typer
 
 from berth.cli.berth._runs import so_far, wait_for
 from berth.cli.output import Column, Format, Output, OutputOption, YesOption, confirm
+from berth.cli.sizes import size
 from berth.client import Berth
 from berth.errors import InvalidInput, NotFound, RemoteError
 
@@ -72,7 +73,10 @@ def rule_add(
     ] = False,
     window: Annotated[str | None, typer.Option("--window", help="Hours in UTC, e.g. 22:00-06:00.")] = None,
     parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="Blobs that move at once.")] = None,
-    bandwidth: Annotated[int | None, typer.Option("--bandwidth", min=1, help="Bytes per second at most.")] = None,
+    bandwidth: Annotated[
+        int | None,
+        typer.Option("--bandwidth", metavar="SIZE", parser=size(1), help="Bytes per second at most: 20MB, 15MiB."),
+    ] = None,
     output: OutputOption = Format.text,
 ) -> None:
     """Add a sync rule.

@@ -55,7 +55,7 @@ async def addressed(call: Call, ref: str, *, exact: bool = False) -> Addressed:
             hint=(
                 "Aliases, `latest` and ranges mean admitted versions only; ask for the exact version to see why not."
                 if movable
-                else "List its versions to see what there is."
+                else f"berth version ls {repository.name} shows what there is."
             ),
         )
     if version.state == "deleted":
