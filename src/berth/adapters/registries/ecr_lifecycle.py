@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from berth.adapters.registries.contract import Expiring, Retained
 from berth.errors import Conflict, RemoteError
+from berth.wire.parallel import each
 
 OURS: Final = "berth: the newest versions stay"
 VERSIONS: Final = "*.*.*"
@@ -103,18 +104,16 @@ class EcrRetention:
 
     async def retain(self, names: Sequence[str], count: int, *, dry_run: bool) -> tuple[list[str], list[Expiring]]:
         """What was changed, and what each new policy removes; AWS is asked for all of that before one is set."""
-        slots = asyncio.Semaphore(_AT_ONCE)
         deadline = time.monotonic() + self._patience
 
         async def looked(name: str) -> tuple[str | None, str, Expiring]:
-            async with slots:
-                rules = await self.policy(name)
-                before, text = newest_of(rules), with_newest(rules, count)
-                kept = before if before is not None else "by other rules" if rules else "everything"
-                change = f"{name}: kept: {kept} → {count}" if before != count else None
-                return change, text, await self._preview(name, text, deadline)
+            rules = await self.policy(name)
+            before, text = newest_of(rules), with_newest(rules, count)
+            kept = before if before is not None else "by other rules" if rules else "everything"
+            change = f"{name}: kept: {kept} → {count}" if before != count else None
+            return change, text, await self._preview(name, text, deadline)
 
-        found = await asyncio.gather(*(looked(name) for name in names))
+        found = await each(names, looked, at_once=_AT_ONCE)
         if not dry_run:
             for name, (change, text, _) in zip(names, found, strict=True):
                 if change is not None:
