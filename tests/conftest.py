@@ -9,7 +9,7 @@ import pytest
 
 from berth.db.embedded import EmbeddedPostgres
 from berth.db.engine import Database
-from tests.support.daemons import running_dockerd, running_podman
+from tests.support.daemons import Dockerd, running_dockerd, running_podman
 from tests.support.postgres import FAST, Databases
 from tests.support.processes import BerthFactory, BerthProcess, factory
 from tests.support.seaweedfs import Weed, running_weed
@@ -67,10 +67,16 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
 
 
 @pytest.fixture(scope="session")
-def dockerd() -> Iterator[str]:
-    """URL of the socket of a real Docker daemon; one per test process, so every test takes names of its own."""
-    with running_dockerd() as url:
-        yield url
+def docker() -> Iterator[Dockerd]:
+    """A real Docker daemon; one per test process, so every test takes names of its own."""
+    with running_dockerd() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def dockerd(docker: Dockerd) -> str:
+    """URL of the socket of that."""
+    return docker.socket
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import pytest
 
 from berth.oci.descriptor import Descriptor
 from berth.oci.layout import Layout
+from tests.support.certificates import Authority, authority
 from tests.support.processes import DEADLINE_SECONDS, needs
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -93,22 +95,39 @@ def _short_folder(name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Dockerd:
+    """A running one.
+
+    Attributes:
+        socket: unix://…, for whoever may use it.
+        https: https://…, for clients with a certificate of `authority`.
+    """
+
+    socket: str
+    https: str
+    authority: Authority
+
+
 @contextmanager
-def running_dockerd() -> Iterator[str]:
+def running_dockerd() -> Iterator[Dockerd]:
     """A Docker daemon that touches neither bridges nor firewalls."""
     if shutil.which("dockerd") is not None and os.geteuid() != 0:
         pytest.skip("dockerd needs root")
     program = needs("dockerd")
     with _short_folder("dockerd") as folder:
-        address = f"unix://{folder / 'd.sock'}"
+        address, port = f"unix://{folder / 'd.sock'}", _free_port()
+        vouching = authority(folder)
         command = [
             program, "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"),
             "--pidfile", str(folder / "pid"), "--bridge", "none", "--iptables=false",
             "--default-ulimit", "nofile=20000:20000", "-H", address,
+            "-H", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", str(vouching.certificate),
+            "--tlscert", str(vouching.server.certificate), "--tlskey", str(vouching.server.key),
         ]  # fmt: skip
         try:
             with _running(command, address, folder, what="dockerd", env={}) as url:
-                yield url
+                yield Dockerd(url, f"https://127.0.0.1:{port}", vouching)
         finally:
             # It leaves its data folder mounted on itself.
             subprocess.run(["umount", "--lazy", str(folder / "data")], capture_output=True, check=False)

@@ -7,6 +7,7 @@ import json
 import secrets
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,17 +19,44 @@ from berth.adapters.registries.contract import Registry, RegistrySettings, Repac
 from berth.adapters.registries.daemon import DaemonRegistry, same_image
 from berth.errors import Conflict, IntegrityError, InvalidInput, NotFound, RemoteError, Unavailable, Unsupported
 from berth.oci.descriptor import Descriptor
-from tests.support.daemons import container_of, images, packed, program, runs, sha256
+from tests.support.certificates import authority
+from tests.support.daemons import Dockerd, container_of, images, packed, program, runs, sha256
 
 # By kind and program; test_registry_contract.py holds them against the index.
-DAEMONS = {"daemon-docker": "dockerd", "daemon-podman": "podman", "daemon-podman-tcp": "podman_tcp"}
+DAEMONS = {
+    "daemon-docker": "dockerd",
+    "daemon-docker-https": "dockerd",
+    "daemon-podman": "podman",
+    "daemon-podman-tcp": "podman_tcp",
+}
 TAR = "application/vnd.oci.image.layer.v1.tar"
 REPOSITORY = "lab/says"
 
 
 @pytest.fixture(params=sorted(DAEMONS))
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(DAEMONS[request.param]))
+def called(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, called: str) -> str:
+    """Where the test itself asks the daemon."""
+    return str(request.getfixturevalue(DAEMONS[called]))
+
+
+def over_https(docker: Dockerd, **options: object) -> RegistrySettings:
+    mine = docker.authority.client
+    files = {"ca_file": docker.authority.certificate, "cert_file": mine.certificate, "key_file": mine.key}
+    given = {name: str(file) for name, file in files.items()}
+    return RegistrySettings("test", "daemon", docker.https, options={**given, **options})
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, called: str, url: str) -> RegistrySettings:
+    """How Berth is told to reach it."""
+    if called.endswith("-https"):
+        return over_https(request.getfixturevalue("docker"))
+    return RegistrySettings("test", "daemon", url)
 
 
 @pytest.fixture(params=["", "berth.example:8443/models"])
@@ -38,8 +66,9 @@ def prefix(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def daemon(url: str, prefix: str) -> AsyncIterator[DaemonRegistry]:
-    registry = Registries().open(RegistrySettings("test", "daemon", url, options={"prefix": prefix} if prefix else {}))
+async def daemon(settings: RegistrySettings, prefix: str) -> AsyncIterator[DaemonRegistry]:
+    options = {**settings.options, "prefix": prefix} if prefix else settings.options
+    registry = Registries().open(replace(settings, options=options))
     assert isinstance(registry, DaemonRegistry)
     yield registry
     for tag in (await registry.tags(REPOSITORY)).items:
@@ -193,8 +222,8 @@ async def test_what_a_daemon_has_not_is_refused_with_the_next_step(daemon: Daemo
     assert not daemon.capabilities.referrers
 
 
-async def test_a_probe_names_the_engine(url: str) -> None:
-    found = await Registries().probe(RegistrySettings("test", "daemon", url))
+async def test_a_probe_names_the_engine(settings: RegistrySettings) -> None:
+    found = await Registries().probe(settings)
     assert any("linux/amd64" in note for note in found.notes)
     assert found.repacks
 
@@ -219,6 +248,29 @@ async def test_a_name_is_only_called_at_addresses_that_were_judged(
     await allowed.repositories()
     await allowed.close()
     assert set(asked) == {"docker.example"}
+
+
+async def test_a_certificate_that_the_daemon_does_not_know_is_named_as_the_reason(
+    docker: Dockerd, tmp_path: Path
+) -> None:
+    stranger = authority(tmp_path).client
+    none: dict[str, object] = {"cert_file": None, "key_file": None}
+    other: dict[str, object] = {"cert_file": str(stranger.certificate), "key_file": str(stranger.key)}
+    for options in (none, other):
+        registry = Registries().open(over_https(docker, **options))
+        with pytest.raises(RemoteError, match="refuses our certificate") as refused:
+            await registry.repositories()
+        assert "cert_file and key_file" in str(refused.value.hint)
+        await registry.close()
+
+
+async def test_a_daemon_whose_certificate_proves_nothing_is_told_nothing(docker: Dockerd, tmp_path: Path) -> None:
+    for options in ({"ca_file": str(authority(tmp_path).certificate)}, {"ca_file": None}):
+        registry = Registries().open(over_https(docker, **options))
+        with pytest.raises(RemoteError, match=r"certificate of .* is not to be trusted") as refused:
+            await registry.repositories()
+        assert "ca_file" in str(refused.value.hint)
+        await registry.close()
 
 
 # ---- without a daemon

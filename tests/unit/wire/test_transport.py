@@ -10,16 +10,10 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import httpx
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from berth.errors import StorageFull, TooLarge, Unavailable
 from berth.wire import blobs, transport, uploads
@@ -31,6 +25,7 @@ from berth.wire.sending import Upload
 from berth.wire.streams import PlainStream
 from berth.wire.transport import Connections
 from berth.wire.urls import parse
+from tests.support.certificates import Authority, authority
 
 CONTENT = bytes(range(256)) * 8192  # two MiB
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -439,38 +434,18 @@ async def test_a_full_peer_is_heard_before_everything_is_sent(
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for localhost with its key, that signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return file
+def vouching(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Its server is localhost, and nothing else."""
+    return authority(tmp_path_factory.mktemp("tls"), address=None)
 
 
-def served(certificate: Path) -> ssl.SSLContext:
+def served(vouching: Authority) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(vouching.server.certificate, vouching.server.key)
     return context
 
 
-async def test_over_tls_large_bodies_go_both_ways_on_one_connection(certificate: Path) -> None:
+async def test_over_tls_large_bodies_go_both_ways_on_one_connection(vouching: Authority) -> None:
     stored: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -487,8 +462,8 @@ async def test_over_tls_large_bodies_go_both_ways_on_one_connection(certificate:
         for start in range(0, len(CONTENT), 300_000):
             yield CONTENT[start : start + 300_000]
 
-    trusting = ssl.create_default_context(cafile=str(certificate))
-    async with peer(talk, served(certificate)) as place:
+    trusting = ssl.create_default_context(cafile=str(vouching.certificate))
+    async with peer(talk, served(vouching)) as place:
         client = connections(tls=trusting)
         url = parse(f"https://localhost:{place.rpartition(':')[2]}/v2/")
         for _ in range(2):
@@ -500,8 +475,8 @@ async def test_over_tls_large_bodies_go_both_ways_on_one_connection(certificate:
 
 
 @pytest.mark.parametrize("case", ["stranger", "other name"])
-async def test_a_certificate_that_proves_nothing_ends_the_exchange(certificate: Path, case: str) -> None:
-    trusting = ssl.create_default_context(cafile=None if case == "stranger" else str(certificate))
+async def test_a_certificate_that_proves_nothing_ends_the_exchange(vouching: Authority, case: str) -> None:
+    trusting = ssl.create_default_context(cafile=None if case == "stranger" else str(vouching.certificate))
     host = "localhost" if case == "stranger" else "127.0.0.1"
     asked = asyncio.Event()
 
@@ -509,7 +484,7 @@ async def test_a_certificate_that_proves_nothing_ends_the_exchange(certificate: 
         await reader.readexactly(1)
         asked.set()
 
-    async with peer(talk, served(certificate)) as place:
+    async with peer(talk, served(vouching)) as place:
         client = connections(tls=trusting)
         with pytest.raises(httpx.ConnectError, match="certificate"):
             await client.ask("GET", parse(f"https://{host}:{place.rpartition(':')[2]}/v2/"), {})

@@ -12,13 +12,12 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
-from berth.adapters.registries import docker_archive
+from berth.adapters.registries import daemon_http, docker_archive
 from berth.adapters.registries.contract import (
     Capabilities,
     Health,
@@ -29,20 +28,16 @@ from berth.adapters.registries.contract import (
     Stat,
     WholeImage,
 )
-from berth.adapters.registries.daemon_http import GuardedTransport
 from berth.adapters.registries.distribution import capabilities_of
-from berth.errors import Conflict, IntegrityError, InvalidInput, NotFound, RemoteError, Unavailable, Unsupported
+from berth.errors import Conflict, IntegrityError, InvalidInput, NotFound, RemoteError, Unsupported
 from berth.oci import digest as digests
 from berth.oci import media_types as types
 from berth.oci import reference as references
 from berth.oci.descriptor import Descriptor
 from berth.oci.documents import loads
-from berth.wire.addresses import AddressGuard, is_local_literal, is_loopback
 
 API: Final = (1, 41)
 ANSWER_LIMIT: Final = 64 << 20
-# A daemon is silent while it unpacks or packs an image of many gigabytes.
-PATIENCE: Final = httpx.Timeout(60.0, connect=10.0, read=3600.0, write=600.0, pool=None)
 _PREFIX: Final = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*(?::\d{1,5})?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 # What Podman and Docker put before a name without a host.
 _IMPLIED: Final = ("localhost/", "docker.io/")
@@ -79,7 +74,7 @@ class DaemonRegistry:
         self.settings = settings
         self.capabilities = replace(capabilities_of(self.KIND, settings), repacks=True)
         self._prefix = settings.text("prefix") or ""
-        self._http = _client(settings)
+        self._http = daemon_http.client(settings)
         self._version: Mapping[str, Any] | None = None
 
     @classmethod
@@ -92,7 +87,7 @@ class DaemonRegistry:
             raise InvalidInput(f"{prefix[:80]!r} cannot stand before a name.", hint="Write host[:port][/path].")
         if (settings.text("cert_file") is None) != (settings.text("key_file") is None):
             raise InvalidInput("A certificate needs its key.", hint="Give cert_file and key_file.")
-        _address(settings)
+        daemon_http.address(settings)
 
     # ---- lists
 
@@ -288,12 +283,8 @@ class DaemonRegistry:
                 if answer.status_code >= 400 and not (absent and answer.status_code == 404):
                     raise _error(answer.status_code, await answer.aread())
                 yield answer
-        except httpx.ConnectError as error:
-            raise Unavailable(
-                f"No daemon answers at {self.settings.url}.", hint="Is it running, and may Berth use its socket?"
-            ) from error
-        except httpx.TransportError as error:
-            raise Unavailable(f"The connection to the daemon broke: {type(error).__name__}.") from error
+        except (httpx.TransportError, ssl.SSLError) as error:  # of an alert httpx makes no error of its own
+            raise daemon_http.failure(error, self.settings.url) from error
 
 
 def _engine(version: Mapping[str, Any]) -> str:
@@ -357,51 +348,3 @@ def _quoted(name: str) -> str:
 def _page(items: list[str], after: str | None, limit: int) -> Page[str]:
     rest = [item for item in items if after is None or item > after]
     return Page(rest[:limit], rest[limit - 1] if len(rest) > limit else None)
-
-
-def _address(settings: RegistrySettings) -> tuple[str, str]:
-    """("unix", path) or ("http" | "https", origin). Raises InvalidInput."""
-    parts = urlsplit(settings.url)
-    bare = not parts.query and not parts.fragment and parts.username is None
-    if parts.scheme == "unix" and bare and not parts.netloc and parts.path.startswith("/"):
-        return "unix", parts.path
-    try:
-        usable = bare and bool(parts.hostname) and parts.path in ("", "/") and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.scheme not in ("tcp", "https"):
-        raise InvalidInput(
-            f"{settings.url!r} is not the address of a daemon.",
-            hint="Write unix:///run/docker.sock, https://host:port (TLS), or tcp://host:port with insecure.",
-        )
-    if parts.scheme == "tcp" and not settings.flag("insecure") and not is_loopback(parts.hostname or ""):
-        raise InvalidInput(
-            f"{settings.url} is a daemon without TLS: who reaches it is root there.",
-            hint="Use https with a certificate, or say with --insecure that this is meant.",
-        )
-    scheme = "https" if parts.scheme == "https" else "http"
-    return scheme, f"{scheme}://{parts.netloc.lower()}"
-
-
-def _client(settings: RegistrySettings) -> httpx.AsyncClient:
-    scheme, where = _address(settings)
-    if scheme == "unix":
-        transport = httpx.AsyncHTTPTransport(uds=where, trust_env=False)
-        return httpx.AsyncClient(base_url="http://daemon", transport=transport, timeout=PATIENCE, trust_env=False)
-    host = urlsplit(where).hostname or ""
-    guard = AddressGuard(
-        allow_private=settings.flag("allow_private"), private_hosts={host} if is_local_literal(host) else set()
-    )
-    transport = GuardedTransport(guard, tls=_tls(settings) if scheme == "https" else None)
-    return httpx.AsyncClient(base_url=where, transport=transport, timeout=PATIENCE, trust_env=False)
-
-
-def _tls(settings: RegistrySettings) -> ssl.SSLContext:
-    authority, own, key = (settings.text(option) for option in ("ca_file", "cert_file", "key_file"))
-    try:
-        context = ssl.create_default_context(cafile=authority)
-        if own is not None and key is not None:
-            context.load_cert_chain(Path(own), Path(key))
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidInput(f"The certificates of registry '{settings.name}' cannot be used: {error}.") from error
-    return context
