@@ -12,7 +12,7 @@ UV     := $(shell command -v uv 2>/dev/null || { test -x $(BIN)/uv && echo $(BIN
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export UV_NO_PROGRESS = 1
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test test-full run lint types format bench requirements docs clean
+.PHONY: help setup tools test-tools demo test test-full run lint types format bench requirements docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,13 +37,16 @@ endif
 tools: ## install the Debian programs that demo and tests meet (as root with apt; else says what is skipped)
 	@deploy/debian-tools
 
+test-tools: tools ## the same, and an emulator of Azure Blob Storage into ./.tools where npm is
+	@deploy/npm-tools
+
 demo: setup tools ## one model's whole journey on real components (REAL_DB=1 public Trivy DB, KEEP=1 leaves it running)
 	@$(BIN)/python -m demo.run $(if $(REAL_DB),--real-db) $(if $(KEEP),--keep)
 
-test: setup tools ## the test suite, about a quarter of an hour on two cores
+test: setup test-tools ## the test suite, about a quarter of an hour on two cores
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
-test-full: setup tools ## all tests, the slow ones too
+test-full: setup test-tools ## all tests, the slow ones too
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 run: setup ## the whole service on this machine: http://127.0.0.1:8080, data in ./.berth

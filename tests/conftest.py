@@ -9,6 +9,7 @@ import pytest
 
 from berth.db.embedded import EmbeddedPostgres
 from berth.db.engine import Database
+from tests.support.azurite import Azurite, running_azurite
 from tests.support.daemons import Dockerd, running_dockerd, running_podman
 from tests.support.postgres import FAST, Databases
 from tests.support.processes import BerthFactory, BerthProcess, factory
@@ -63,6 +64,13 @@ def berth_factory(tmp_path: Path) -> Iterator[BerthFactory]:
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
     """A running object store with an empty bucket; one per test process, so every test takes a prefix of its own."""
     with running_weed(tmp_path_factory.mktemp("weed")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A running emulator of Azure Blob Storage with an empty container; one per test process, as `weed`."""
+    with running_azurite(tmp_path_factory.mktemp("azurite")) as running:
         yield running
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import tarfile
@@ -26,6 +25,7 @@ import pytest
 
 from berth.oci.descriptor import Descriptor
 from berth.oci.layout import Layout
+from demo.service import free_port
 from tests.support.certificates import Authority, authority
 from tests.support.processes import DEADLINE_SECONDS, needs
 
@@ -116,7 +116,7 @@ def running_dockerd() -> Iterator[Dockerd]:
         pytest.skip("dockerd needs root")
     program = needs("dockerd")
     with _short_folder("dockerd") as folder:
-        address, port = f"unix://{folder / 'd.sock'}", _free_port()
+        address, port = f"unix://{folder / 'd.sock'}", free_port()
         vouching = authority(folder)
         command = [
             program, "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"),
@@ -138,7 +138,7 @@ def running_podman(*, tcp: bool = False) -> Iterator[str]:
     """Podman's service, on a socket or on a port of loopback."""
     program = needs("podman")
     with _short_folder("podman") as folder:
-        address = f"tcp://127.0.0.1:{_free_port()}" if tcp else f"unix://{folder / 'p.sock'}"
+        address = f"tcp://127.0.0.1:{free_port()}" if tcp else f"unix://{folder / 'p.sock'}"
         (folder / "containers.conf").write_text(_CONTAINERS)
         (folder / "policy.json").write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
         stores = ["--root", str(folder / "root"), "--runroot", str(folder / "run")]
@@ -149,12 +149,6 @@ def running_podman(*, tcp: bool = False) -> Iterator[str]:
             # Its overlay mounts must be gone before the folder can be.
             for words in (("rm", "--all", "--force"), ("rmi", "--all", "--force")):
                 subprocess.run([program, *stores, *words], env={**os.environ, **env}, capture_output=True, check=False)
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
 
 
 @contextmanager

@@ -36,6 +36,8 @@ from tests.contracts.registries import vendor_doubles as vendors
 from tests.contracts.registries.harbor_double import HarborDouble
 from tests.contracts.registries.oci_double import OciDouble
 from tests.contracts.registries.test_repacking_contract import DAEMONS
+from tests.support import azurite as azurites
+from tests.support.azurite import Azurite
 from tests.support.seaweedfs import BUCKET, KEY, SECRET, Weed
 from tests.unit.wire.conftest import IMPATIENT
 from tests.unit.wire.peer import running
@@ -59,6 +61,12 @@ async def folder(_: Database, tmp_path: Path) -> AsyncIterator[Registry]:
 async def objects(_: Database, tmp_path: Path, weed: Weed) -> AsyncIterator[Registry]:
     url = f"s3://{BUCKET}/{secrets.token_hex(8)}/models"
     yield opened("objects", url, username=KEY, secret=SECRET, options={"endpoint": weed.url})
+
+
+@asynccontextmanager
+async def objects_azure(_: Database, tmp_path: Path, azurite: Azurite) -> AsyncIterator[Registry]:
+    url = f"az://{azurites.CONTAINER}/{secrets.token_hex(8)}/models"
+    yield opened("objects", url, username=azurites.ACCOUNT, secret=azurite.key, options={"endpoint": azurite.url})
 
 
 @asynccontextmanager
@@ -159,6 +167,7 @@ async def google(_: Database, __: Path) -> AsyncIterator[Registry]:
 KINDS: dict[str, Opening] = {
     "depot": depot,
     "objects": objects,
+    "objects-azure": objects_azure,
     "objects-memory": objects_memory,
     "folder": folder,
     "distribution": distribution,
@@ -176,6 +185,8 @@ KINDS: dict[str, Opening] = {
     "quay": scripted("quay", vendors.quay, prefix="acme"),
     "zot": scripted("zot", vendors.zot),
 }
+# One store for all tests of a process: it takes seconds to start.
+SHARED = {"objects": "weed", "objects-azure": "azurite"}
 
 
 def test_every_kind_of_the_index_is_under_this_suite() -> None:
@@ -203,8 +214,7 @@ async def registry(request: pytest.FixtureRequest, database: Database, tmp_path:
             policy_hash=policies.policy_hash(policy),
             trust_hash=policies.trust_hash([]),
         )
-    # One store for all: it takes seconds to start.
-    shared = (request.getfixturevalue("weed"),) if KINDS[request.param] is objects else ()
+    shared = [request.getfixturevalue(SHARED[request.param])] if request.param in SHARED else []
     async with KINDS[request.param](database, tmp_path, *shared) as made:
         yield made
         await made.close()

@@ -59,7 +59,7 @@ class ObjectRegistry:
         "Object storage: S3 and compatible, Google Cloud Storage, Azure",
         Capabilities(largest_manifest=manifests.MAX_BYTES),
         {
-            "endpoint": "https://host[:port] of a store that is not the vendor's own.",
+            "endpoint": "https://host[:port] of a store that is not the vendor's own; Azure's may end in /ACCOUNT.",
             "region": "Region of an S3 bucket; us-east-1 if left out.",
             "account": "Azure storage account, if it is not the user name.",
             "redirect": "true: readers may be sent to the store with URLs that are signed for a minute.",

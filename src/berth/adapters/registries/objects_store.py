@@ -23,6 +23,7 @@ from berth.adapters.registries.sdk import sdk
 from berth.errors import BerthError, InvalidInput, RemoteAuthError, RemoteError, TooManyRequests, Unavailable
 from berth.wire.addresses import AddressGuard, is_local_literal
 from berth.wire.client import registry_origin
+from berth.wire.urls import Url
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 TB: Final = 2**40
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]*")
+_ACCOUNT_PATH: Final = re.compile(r"/[a-z0-9]{3,24}/?")
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z0-9]{1,80})</Code>")
 _BROKEN: Final = re.compile(r"HTTP error: ([a-z ]{1,80})")
@@ -87,8 +89,7 @@ def place_of(settings: RegistrySettings) -> Place:
             hint="Write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.",
         )
     place = Place(parts.scheme, parts.netloc, prefix)
-    if (endpoint := settings.text("endpoint")) is not None:
-        registry_origin(endpoint, insecure=settings.flag("insecure"))
+    endpoint_of(settings)
     if place.scheme == "s3" and settings.secret is not None and settings.username is None:
         raise InvalidInput(
             "An S3 secret needs its access key.", hint="Give the access key with --username, the secret as password."
@@ -98,6 +99,20 @@ def place_of(settings: RegistrySettings) -> Place:
             "The Azure storage account is not named.", hint="Write --option account=NAME, or --username NAME."
         )
     return place
+
+
+def endpoint_of(settings: RegistrySettings) -> Url | None:
+    """Origin of the configured endpoint. Azure's may have the account as its path (Azurite, Azure Stack).
+
+    Raises: InvalidInput.
+    """
+    endpoint = settings.text("endpoint")
+    if endpoint is None:
+        return None
+    path = urlsplit(endpoint).path
+    if settings.url.startswith("az:") and _ACCOUNT_PATH.fullmatch(path):
+        endpoint = endpoint.removesuffix(path)
+    return registry_origin(endpoint, insecure=settings.flag("insecure"))
 
 
 def opened(settings: RegistrySettings) -> Store:
@@ -153,8 +168,7 @@ class Door:
     """Judges the configured endpoint's addresses once, before the first request."""
 
     def __init__(self, settings: RegistrySettings) -> None:
-        endpoint = settings.text("endpoint")
-        self._origin = None if endpoint is None else registry_origin(endpoint, insecure=settings.flag("insecure"))
+        self._origin = endpoint_of(settings)
         host = self._origin.host if self._origin is not None else ""
         chosen = {host} if is_local_literal(host) else set()
         self._guard = AddressGuard(allow_private=settings.flag("allow_private"), private_hosts=chosen)
