@@ -112,7 +112,9 @@ def test_a_full_registry_gets_no_tag_and_its_publication_says_why_until_there_is
         # Whoever does not wait for the next try has it begin now; there is nothing to stop when that was faster.
         if run(berth, "berth", "sync", "hold", "lab/net:2.0.0", expect=None) is not None:
             run(berth, "berth", "sync", "release", "lab/net:2.0.0")
-        poll(lambda: place()["state"] == "published", what="it is published")
+        poll(
+            lambda: place()["state"] == "published", what="it is published", shown=lambda: (place(), berth.log[-4000:])
+        )
         assert inspect(harbour, "lab/net", "2.0.0") == digest
 
 

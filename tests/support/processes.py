@@ -71,14 +71,20 @@ def _version(program: str) -> str:
     return lines[0].strip() if lines else "?"
 
 
-def poll(question: Callable[[], Any], *, what: str, seconds: float = DEADLINE_SECONDS) -> Any:
-    """Asks until the answer is true and returns it; fails after `seconds`."""
+def poll(
+    question: Callable[[], Any],
+    *,
+    what: str,
+    seconds: float = DEADLINE_SECONDS,
+    shown: Callable[[], Any] = lambda: "",
+) -> Any:
+    """Asks until the answer is true and returns it; fails after `seconds`, with what `shown` gives then."""
     deadline = time.monotonic() + seconds
     while True:
         answer = question()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what} {shown()}".rstrip()
         time.sleep(0.02)
 
 

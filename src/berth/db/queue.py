@@ -40,6 +40,7 @@ async def defer(
     queue: str = "short",
     key: str | None = None,
     delay_seconds: int = 0,
+    forward: bool = False,
     **args: Any,
 ) -> None:
     """Puts the job `name` on `queue`, within the transaction of `conn`.
@@ -49,6 +50,8 @@ async def defer(
         key: at most one job with this key waits at a time; when one waits already, that one will do, and it will not
             start before this transaction has ended, so that it sees what this transaction wrote.
         delay_seconds: not before so many seconds from now.
+        forward: a job with this key that waits for its next try does so no more. For what people ask for: others who
+            defer that job meanwhile wait until this transaction ends.
         args: what the job is called with; JSON types, ids only, no secrets.
     """
     job = {
@@ -61,12 +64,12 @@ async def defer(
     while True:
         if (await conn.execute(_INSERT, job)).first() is not None:
             return
-        if await _hold_waiting(conn, key):
+        if await _hold_waiting(conn, key, forward=forward):
             return
         # It started between the two statements and may have looked too early: another one is needed.
 
 
-async def _hold_waiting(conn: AsyncConnection, key: str | None) -> bool:
+async def _hold_waiting(conn: AsyncConnection, key: str | None, *, forward: bool) -> bool:
     """Keeps the waiting job with that key from being started until this transaction ends; False when none waits."""
     found = await conn.execute(
         text(
@@ -77,6 +80,8 @@ async def _hold_waiting(conn: AsyncConnection, key: str | None) -> bool:
     job = found.one_or_none()
     if job is None:
         return False
+    if forward:
+        await conn.execute(text("UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE id = :id"), {"id": job.id})
     # Workers pass a held job over; this wakes them when we let go of it (NOTIFY is sent at the commit). As
     # procrastinate's own trigger does it.
     await conn.execute(

@@ -102,6 +102,19 @@ async def test_a_delayed_job_waits_for_its_time(database: Database) -> None:
     assert await fetch(database) is not None
 
 
+async def test_a_job_that_waits_for_its_next_try_is_brought_forward_for_who_asks_for_that(database: Database) -> None:
+    async with database.transaction() as conn:
+        await queue.defer(conn, "collect_garbage", key="k", delay_seconds=3600)
+    async with database.transaction() as conn:
+        await queue.defer(conn, "collect_garbage", key="k")
+    assert await fetch(database) is None, "an outage is not to be asked about again and again"
+    async with database.transaction() as conn:
+        await queue.defer(conn, "collect_garbage", key="k", forward=True)
+        assert await fetch(database) is None, "it would not see what this transaction writes"
+    assert await fetch(database) is not None
+    assert len(await jobs(database)) == 1
+
+
 async def test_the_job_of_a_silent_worker_is_put_back_and_of_a_living_one_not(database: Database) -> None:
     async with database.transaction() as conn:
         await queue.defer(conn, "collect_garbage")

@@ -72,7 +72,7 @@ async def release(request: Request, project: str, model: str, ref: str, body: Ho
     async with acting(request) as call:
         place = await addressed(call, ref)
         await _turn(call, f"{project}/{model}:{ref}", place.version.id, body.registry, held=False)
-        await later(call.conn, PUBLISH, place.repository.id, place.version.digest)
+        await later(call.conn, PUBLISH, place.repository.id, place.version.digest, forward=True)
         return await _placements(call, place.version.id)
 
 

@@ -56,8 +56,7 @@ def next_try(failures: int, *, passing: bool, now: datetime) -> datetime:
     return now + RETRY_AFTER * (1 + min(failures + 1, 12))
 
 
-async def later(conn: AsyncConnection, job: str, repository_id: int, root: str) -> None:
-    """Put a `publish_version` or `withdraw_version` on the queue, once."""
-    await queue.defer(
-        conn, job, queue="publish", key=f"{job}:{repository_id}:{root}", repository_id=repository_id, root=root
-    )
+async def later(conn: AsyncConnection, job: str, repository_id: int, root: str, *, forward: bool = False) -> None:
+    """Put a `publish_version` or `withdraw_version` on the queue, once; `forward`: also before its next try is due."""
+    key = f"{job}:{repository_id}:{root}"
+    await queue.defer(conn, job, queue="publish", key=key, forward=forward, repository_id=repository_id, root=root)
