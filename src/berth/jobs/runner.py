@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from importlib import import_module
 from typing import Any, Final
 
 import structlog
 from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision, exceptions
 from procrastinate.job_context import JobContext as QueueContext
-from procrastinate.jobs import Job
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
 
 from berth import telemetry
 from berth.db import queue
@@ -55,6 +57,27 @@ class BackOff(BaseRetryStrategy):
         return RetryDecision(retry_in={"seconds": min(FIRST_WAIT_SECONDS * 2**job.attempts, LONGEST_WAIT_SECONDS)})
 
 
+class GivingWay(JobManager):
+    """A job that is to be tried again ends instead where one with its key waits already: that one will do.
+
+    PostgreSQL refuses two of them, and procrastinate would leave the job to look as if it ran for ever.
+    """
+
+    async def retry_job(
+        self,
+        job: Job,
+        retry_at: datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        lock: str | None = None,
+    ) -> None:
+        try:
+            await super().retry_job(job, retry_at=retry_at, priority=priority, queue=queue, lock=lock)
+        except exceptions.UniqueViolation:
+            await self.finish_job(job, status=Status.ABORTED, delete_job=False)
+            log.info("job.gives_way", job=job.task_name, key=job.queueing_lock)
+
+
 def build_app(database_url: str, context: JobContext, *, jobs: Mapping[str, str] = JOBS, connections: int = 5) -> App:
     """A procrastinate app that knows every job of the index `jobs` (name → module) and its timetable."""
     app = App(
@@ -68,6 +91,7 @@ def build_app(database_url: str, context: JobContext, *, jobs: Mapping[str, str]
             kwargs={"application_name": "berth jobs"},
         )
     )
+    app.job_manager = GivingWay(app.connector)
     for name, target in jobs.items():
         module = import_module(target)
         task = app.task(name=name, queue=module.QUEUE, retry=BackOff(), pass_context=True)(_door(name, module, context))

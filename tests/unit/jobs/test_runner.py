@@ -54,13 +54,20 @@ def context(database: Database) -> JobContext:
 
 @asynccontextmanager
 async def working(
-    url: str, context: JobContext, probe: Probe, *, grace_seconds: float = 10
+    url: str, context: JobContext, probe: Probe, *, grace_seconds: float = 10, concurrency: int = 2
 ) -> AsyncIterator[asyncio.Event]:
     """A worker that knows one job; the event stops it."""
     sys.modules[probe.__name__] = probe
     stop = asyncio.Event()
     worker = asyncio.create_task(
-        runner.work(url, context, stop=stop, jobs={"probe": probe.__name__}, grace_seconds=grace_seconds)
+        runner.work(
+            url,
+            context,
+            stop=stop,
+            jobs={"probe": probe.__name__},
+            grace_seconds=grace_seconds,
+            concurrency=concurrency,
+        )
     )
     try:
         yield stop
@@ -97,6 +104,27 @@ async def test_a_job_runs_with_its_arguments(database: Database, database_url: s
             await queue.defer(conn, "probe", digest="sha256:0")
         await until(database, STATUS, "succeeded")
     assert seen == [{"digest": "sha256:0"}]
+
+
+async def test_a_job_that_fails_while_another_waits_with_its_key_leaves_the_work_to_that(
+    database: Database, database_url: str, context: JobContext
+) -> None:
+    tries: list[int] = []
+
+    async def run(_context: JobContext) -> None:
+        tries.append(len(tries))
+        if len(tries) == 1:
+            async with database.transaction() as conn:
+                await queue.defer(conn, "probe", key="k")
+            raise Unavailable("The scanner is not there.")
+
+    # With one hand the worker cannot begin the second before the first has ended.
+    async with working(database_url, context, Probe(run), concurrency=1):
+        async with database.transaction() as conn:
+            await queue.defer(conn, "probe", key="k")
+        await until(database, "SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'", 1)
+    assert await rows(database, f"{STATUS} ORDER BY id") == [("aborted",), ("succeeded",)]
+    assert tries == [0, 1]
 
 
 async def test_a_passing_error_is_tried_again_later(database: Database, database_url: str, context: JobContext) -> None:
