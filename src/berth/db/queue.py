@@ -25,8 +25,8 @@ LOST: Final = (psycopg.OperationalError,)
 # taken key is an answer here and not an error, which would end the caller's transaction.
 _INSERT: Final = text(
     """
-    INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args, scheduled_at)
-    VALUES (:queue, :name, :key, CAST(:args AS jsonb), :at)
+    INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, lock, args, scheduled_at)
+    VALUES (:queue, :name, :key, :lock, CAST(:args AS jsonb), :at)
     ON CONFLICT (queueing_lock) WHERE status = 'todo' DO NOTHING
     RETURNING id
     """
@@ -41,6 +41,7 @@ async def defer(
     key: str | None = None,
     delay_seconds: int = 0,
     forward: bool = False,
+    alone: bool = False,
     **args: Any,
 ) -> None:
     """Puts the job `name` on `queue`, within the transaction of `conn`.
@@ -52,12 +53,14 @@ async def defer(
         delay_seconds: not before so many seconds from now.
         forward: a job with this key that waits for its next try does so no more. For what people ask for: others who
             defer that job meanwhile wait until this transaction ends.
+        alone: it does not run beside another one with this key that was deferred so, but after it.
         args: what the job is called with; JSON types, ids only, no secrets.
     """
     job = {
         "queue": queue,
         "name": name,
         "key": key,
+        "lock": key if alone else None,
         "args": json.dumps(args),
         "at": datetime.now(UTC) + timedelta(seconds=delay_seconds) if delay_seconds else None,
     }

@@ -178,7 +178,8 @@ async def _send_on(
     if await queries.lives_elsewhere(conn, repository_id, root):
         job = "publish_version" if verdict.admitted else "withdraw_version"
         key = f"{job}:{repository_id}:{root}"
-        await queue.defer(conn, job, queue="publish", key=key, repository_id=repository_id, root=root)
+        # New evidence comes while the version is still copied: what follows from it waits for that (record.py).
+        await queue.defer(conn, job, queue="publish", key=key, alone=True, repository_id=repository_id, root=root)
 
 
 def _judge(facts: Facts, policy_json: object, now: datetime) -> tuple[Verdict, bool]:

@@ -67,6 +67,21 @@ async def test_a_running_job_does_not_stand_for_a_new_one(database: Database) ->
     assert [job[4] for job in await jobs(database)] == ["doing", "todo"]
 
 
+async def test_a_job_that_is_to_run_alone_waits_for_the_one_with_its_key(database: Database) -> None:
+    async with database.transaction() as conn:
+        await queue.defer(conn, "publish_version", key="k", alone=True)
+    first = await fetch(database)
+    assert first is not None
+    async with database.transaction() as conn:
+        await queue.defer(conn, "publish_version", key="k", alone=True)
+        await queue.defer(conn, "publish_version", key="other", alone=True)
+    assert await fetch(database) is not None, "another version's"
+    assert await fetch(database) is None
+    async with database.transaction() as conn:
+        await conn.execute(text("UPDATE procrastinate_jobs SET status = 'succeeded' WHERE id = :id"), {"id": first})
+    assert await fetch(database) is not None
+
+
 async def test_a_waiting_job_does_not_start_before_the_change_that_relies_on_it_is_there(database: Database) -> None:
     async with database.transaction() as conn:
         await queue.defer(conn, "collect_garbage", key="k")

@@ -59,4 +59,7 @@ def next_try(failures: int, *, passing: bool, now: datetime) -> datetime:
 async def later(conn: AsyncConnection, job: str, repository_id: int, root: str, *, forward: bool = False) -> None:
     """Put a `publish_version` or `withdraw_version` on the queue, once; `forward`: also before its next try is due."""
     key = f"{job}:{repository_id}:{root}"
-    await queue.defer(conn, job, queue="publish", key=key, forward=forward, repository_id=repository_id, root=root)
+    # Two at once would send everything twice, and each the other's chunks into one upload.
+    await queue.defer(
+        conn, job, queue="publish", key=key, alone=True, forward=forward, repository_id=repository_id, root=root
+    )
