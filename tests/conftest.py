@@ -75,16 +75,16 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 
 
 @pytest.fixture(scope="session")
-def docker() -> Iterator[Dockerd]:
+def docker_daemon() -> Iterator[Dockerd]:
     """A real Docker daemon; one per test process, so every test takes names of its own."""
     with running_dockerd() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def dockerd(docker: Dockerd) -> str:
+def dockerd(docker_daemon: Dockerd) -> str:
     """URL of the socket of that."""
-    return docker.socket
+    return docker_daemon.socket
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def over_https(docker: Dockerd, **options: object) -> RegistrySettings:
 def settings(request: pytest.FixtureRequest, called: str, url: str) -> RegistrySettings:
     """How Berth is told to reach it."""
     if called.endswith("-https"):
-        return over_https(request.getfixturevalue("docker"))
+        return over_https(request.getfixturevalue("docker_daemon"))
     return RegistrySettings("test", "daemon", url)
 
 
@@ -251,22 +251,24 @@ async def test_a_name_is_only_called_at_addresses_that_were_judged(
 
 
 async def test_a_certificate_that_the_daemon_does_not_know_is_named_as_the_reason(
-    docker: Dockerd, tmp_path: Path
+    docker_daemon: Dockerd, tmp_path: Path
 ) -> None:
     stranger = authority(tmp_path).client
     none: dict[str, object] = {"cert_file": None, "key_file": None}
     other: dict[str, object] = {"cert_file": str(stranger.certificate), "key_file": str(stranger.key)}
     for options in (none, other):
-        registry = Registries().open(over_https(docker, **options))
+        registry = Registries().open(over_https(docker_daemon, **options))
         with pytest.raises(RemoteError, match="refuses our certificate") as refused:
             await registry.repositories()
         assert "cert_file and key_file" in str(refused.value.hint)
         await registry.close()
 
 
-async def test_a_daemon_whose_certificate_proves_nothing_is_told_nothing(docker: Dockerd, tmp_path: Path) -> None:
+async def test_a_daemon_whose_certificate_proves_nothing_is_told_nothing(
+    docker_daemon: Dockerd, tmp_path: Path
+) -> None:
     for options in ({"ca_file": str(authority(tmp_path).certificate)}, {"ca_file": None}):
-        registry = Registries().open(over_https(docker, **options))
+        registry = Registries().open(over_https(docker_daemon, **options))
         with pytest.raises(RemoteError, match=r"certificate of .* is not to be trusted") as refused:
             await registry.repositories()
         assert "ca_file" in str(refused.value.hint)
