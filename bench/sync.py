@@ -4,8 +4,8 @@ Two of Debian's docker-registries on loopback and the same disk; an index of ima
 all, SIZE_MB together. Each copy has content of its own: skopeo remembers which blobs a registry has, and would mount
 them. A second sync of the same content must move nothing, and how long it takes to find that out for TAGS tags is
 measured too: between the two, where `skopeo sync` stands beside it, and by a rule of a running Berth. Both ways run on
-uvloop, as the worker does. Processor seconds stand beside the time: they stay the
-same on a busy machine, and on a small one they are the limit, since the target hashes whatever it gets.
+uvloop, as the worker does. Processor seconds stand beside the time: they stay the same on a busy machine, and on a
+small one they are the limit, since the target hashes whatever it gets.
 Usage: python -m bench.sync --size-mb 1024 --blobs 200 --repeats 3
 """
 

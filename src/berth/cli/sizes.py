@@ -22,7 +22,7 @@ def parse_size(text: str) -> int:
     return round(float(number) * scale) if "." in number else int(number) * scale
 
 
-def size(least: int = 0, *, none: int | None = None) -> Callable[[str | int], int]:
+def size(least: int = 0, *, none: int | None = None) -> Callable[[str], int]:
     """The parser of an option that takes a number of bytes.
 
     Args:
@@ -30,11 +30,11 @@ def size(least: int = 0, *, none: int | None = None) -> Callable[[str | int], in
         none: another number that is taken too, for "no limit".
     """
 
-    def parse(value: str | int) -> int:
-        if none is not None and str(value) == str(none):
+    def parse(value: str) -> int:
+        if none is not None and value == str(none):
             return none
         try:
-            count = parse_size(str(value))
+            count = parse_size(value)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         if count < least:

@@ -72,6 +72,23 @@ async def defer(
         # It started between the two statements and may have looked too early: another one is needed.
 
 
+async def follow(
+    conn: AsyncConnection, repository_id: int, root: str, *, admitted: bool, forward: bool = False
+) -> None:
+    """Have other registries follow what the gate says of a version: it is published there, or withdrawn.
+
+    Args:
+        forward: as of `defer`.
+    """
+    job = "publish_version" if admitted else "withdraw_version"
+    # Alone: new evidence comes while the version is still copied, and two copies at once would send everything twice
+    # and each the other's chunks into one upload.
+    key = f"{job}:{repository_id}:{root}"
+    await defer(
+        conn, job, queue="publish", key=key, alone=True, forward=forward, repository_id=repository_id, root=root
+    )
+
+
 async def _hold_waiting(conn: AsyncConnection, key: str | None, *, forward: bool) -> bool:
     """Keeps the waiting job with that key from being started until this transaction ends; False when none waits."""
     found = await conn.execute(

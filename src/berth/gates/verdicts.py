@@ -176,10 +176,7 @@ async def _send_on(
     if verdict.admitted == was_admitted and (not was_admitted or verdict.evidence_hash == evidence):
         return
     if await queries.lives_elsewhere(conn, repository_id, root):
-        job = "publish_version" if verdict.admitted else "withdraw_version"
-        key = f"{job}:{repository_id}:{root}"
-        # New evidence comes while the version is still copied: what follows from it waits for that (record.py).
-        await queue.defer(conn, job, queue="publish", key=key, alone=True, repository_id=repository_id, root=root)
+        await queue.follow(conn, repository_id, root, admitted=verdict.admitted)
 
 
 def _judge(facts: Facts, policy_json: object, now: datetime) -> tuple[Verdict, bool]:

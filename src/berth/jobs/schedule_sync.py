@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import structlog
 
+from berth.db import queue
 from berth.jobs.context import JobContext
 from berth.sync import runs
 from berth.sync.events import queries as events
@@ -18,7 +19,7 @@ from berth.sync.events.arrive import take_up
 from berth.sync.journal import queries
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing.publish import is_admitted
-from berth.sync.publishing.record import PUBLISH, RETRY_AFTER, WITHDRAW, later
+from berth.sync.publishing.record import RETRY_AFTER
 from berth.sync.rules import next_time
 
 NAME: Final = "schedule_sync"
@@ -69,7 +70,7 @@ async def _settle_places(context: JobContext) -> None:
             # Asking decides again where that is due; the answer says which way it has to go.
             admitted = await is_admitted(conn, repository_id, root, now)
             if not admitted or (repository_id, root) not in outlived:
-                await later(conn, PUBLISH if admitted else WITHDRAW, repository_id, root)
+                await queue.follow(conn, repository_id, root, admitted=admitted)
     if waiting or outlived or unplaced:
         log.info("places_due", waiting=len(waiting), outlived=len(outlived), unplaced=len(unplaced))
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,7 +17,6 @@ import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.x509.oid import NameOID
 
 from berth.access import queries, users
 from berth.access.tokens import new_token
@@ -28,6 +27,7 @@ from berth.db.engine import Database
 from berth.server.gateway.app import Gateway
 from berth.server.services import Services
 from berth.settings import ServiceSettings
+from tests.support.certificates import named, pem, signed
 from tests.unit.wire import peer
 from tests.unit.wire.registry_process import running_registry
 
@@ -86,21 +86,10 @@ def _encoded(data: bytes) -> str:
 @asynccontextmanager
 async def token_registry(folder: Path) -> AsyncIterator[tuple[str, TokenService]]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "token service")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+    name, ca = named("token service"), x509.BasicConstraints(ca=True, path_length=None)
+    certificate = signed(key, name, key, name, [(ca, True)])
     bundle = folder / "root.pem"
-    bundle.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    bundle.write_bytes(pem(certificate))
     service = TokenService(key, certificate, [])
     async with peer.running(service.answer) as issuing:
         realm = f"realm: '{issuing.url}/token', service: registry, issuer: test, rootcertbundle: {bundle}"

@@ -20,12 +20,12 @@ async def jobs(database: Database) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in rows]
 
 
-async def fetch(database: Database) -> int | None:
-    """What a worker does to get its next job (procrastinate's own function)."""
+async def fetch(database: Database, *queues: str) -> int | None:
+    """What a worker of these queues, or of all, does to get its next job (procrastinate's own function)."""
     async with database.transaction() as conn:
         worker = (await conn.execute(text("SELECT * FROM procrastinate_register_worker_v1()"))).scalar_one()
-        query = text("SELECT id FROM procrastinate_fetch_job_v2(NULL, :worker)")
-        return (await conn.execute(query, {"worker": worker})).scalar_one()  # type: ignore[no-any-return]
+        query = text("SELECT id FROM procrastinate_fetch_job_v2(CAST(:queues AS varchar[]), :worker)")
+        return (await conn.execute(query, {"queues": list(queues) or None, "worker": worker})).scalar_one()  # type: ignore[no-any-return]
 
 
 async def test_a_job_is_written_with_the_change(database: Database) -> None:

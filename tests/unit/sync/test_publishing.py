@@ -13,6 +13,7 @@ from berth.errors import Unavailable, Unsupported
 from berth.jobs import publish_version, schedule_sync, withdraw_version
 from berth.sync import runs
 from berth.sync.depot import DepotRegistry
+from tests.unit.db.test_queue import fetch
 from tests.unit.sync.conftest import Lab
 from tests.unit.sync.made import Faulty, Naps, content, push_image, push_version
 
@@ -80,21 +81,13 @@ async def test_evidence_that_comes_later_is_published_too(lab: Lab) -> None:
 async def test_what_new_evidence_asks_for_waits_for_the_copy_that_is_under_way(lab: Lab) -> None:
     await lab.project("lab", home="hub")
     root = await push_version(lab.depot, "lab/net", "1.0.0")
-
-    async def begin() -> Any:
-        """What a worker does to get its next job of that queue."""
-        async with lab.database.transaction() as conn:
-            worker = await conn.scalar(text("select * from procrastinate_register_worker_v1()"))
-            fetch = text("select id from procrastinate_fetch_job_v2(array['publish'], :worker)")
-            return await conn.scalar(fetch, {"worker": worker})
-
-    first = await begin()
+    first = await fetch(lab.database, "publish")
     assert first is not None
     await lab.decide("lab/net", root, "approved")
-    assert await begin() is None
+    assert await fetch(lab.database, "publish") is None
     async with lab.database.transaction() as conn:
         await conn.execute(text("update procrastinate_jobs set status = 'succeeded' where id = :id"), {"id": first})
-    assert await begin() is not None
+    assert await fetch(lab.database, "publish") is not None
 
 
 async def test_replicas_get_what_their_rule_wants(lab: Lab) -> None:

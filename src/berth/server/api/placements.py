@@ -10,12 +10,12 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from berth.access import audit
+from berth.db import queue
 from berth.errors import NotFound
 from berth.server.api.addressed import addressed
 from berth.server.api.calls import Call, acting
 from berth.server.api.operations import Text, operation, resource
 from berth.sync.publishing import queries
-from berth.sync.publishing.record import PUBLISH, later
 
 router = resource("sync")
 _PATH = "/projects/{project}/models/{model}/versions/{ref}/placements"
@@ -72,7 +72,7 @@ async def release(request: Request, project: str, model: str, ref: str, body: Ho
     async with acting(request) as call:
         place = await addressed(call, ref)
         await _turn(call, f"{project}/{model}:{ref}", place.version.id, body.registry, held=False)
-        await later(call.conn, PUBLISH, place.repository.id, place.version.digest, forward=True)
+        await queue.follow(call.conn, place.repository.id, place.version.digest, admitted=True, forward=True)
         return await _placements(call, place.version.id)
 
 

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from berth.adapters.registries.contract import Registry
+from berth.db import queue
 from berth.db import registries as stored
 from berth.db.engine import Database
 from berth.db.registries import RegistryRow
@@ -25,7 +26,6 @@ from berth.sync.journal import queries as rules
 from berth.sync.places import RegistryDirectory
 from berth.sync.publishing import queries as placing
 from berth.sync.publishing.publish import is_admitted, wanted
-from berth.sync.publishing.record import PUBLISH, later
 from berth.sync.trying import PASSING
 
 BATCH: Final = 200
@@ -147,7 +147,7 @@ class _Work:
             if back:
                 text = f"{said} it is published again."
                 await placing.settle(conn, lost.placement, state="pending", now=self.now(), error=text)
-                await later(conn, PUBLISH, lost.repository_id, lost.digest)
+                await queue.follow(conn, lost.repository_id, lost.digest, admitted=True)
             else:
                 admitted = await is_admitted(conn, lost.repository_id, lost.digest, self.now())
                 text = f"{said} {'no rule brings it back.' if admitted else 'it is denied here.'}"

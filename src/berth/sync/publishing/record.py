@@ -11,8 +11,6 @@ from berth.db import queue
 from berth.oci.version import from_tag, is_version_tag
 from berth.sync.publishing import queries
 
-PUBLISH: Final = "publish_version"
-WITHDRAW: Final = "withdraw_version"
 # A job that fails for now is tried again by itself (jobs/runner.py), after that by schedule_sync.
 JOB_RETRIES: Final = 5
 FIRST_WAIT_SECONDS: Final = 5
@@ -46,7 +44,7 @@ async def arrived(conn: AsyncConnection, placement: int, *, repository_id: int, 
     admitted = await queries.lock_admitted(conn, repository_id, root)
     await queries.settle(conn, placement, state="published", now=now)
     if not admitted:
-        await later(conn, WITHDRAW, repository_id, root)
+        await queue.follow(conn, repository_id, root, admitted=False)
 
 
 def next_try(failures: int, *, passing: bool, now: datetime) -> datetime:
@@ -54,12 +52,3 @@ def next_try(failures: int, *, passing: bool, now: datetime) -> datetime:
     if passing and failures < JOB_RETRIES:
         return now + timedelta(seconds=FIRST_WAIT_SECONDS * 2**failures)
     return now + RETRY_AFTER * (1 + min(failures + 1, 12))
-
-
-async def later(conn: AsyncConnection, job: str, repository_id: int, root: str, *, forward: bool = False) -> None:
-    """Put a `publish_version` or `withdraw_version` on the queue, once; `forward`: also before its next try is due."""
-    key = f"{job}:{repository_id}:{root}"
-    # Two at once would send everything twice, and each the other's chunks into one upload.
-    await queue.defer(
-        conn, job, queue="publish", key=key, alone=True, forward=forward, repository_id=repository_id, root=root
-    )
